@@ -1,0 +1,241 @@
+// The forward operators on the CPU: checks, allocation, rows over threads. The arithmetic is in csrc/cpu.
+#include <cstring>
+#include <tuple>
+
+#include "../common/gate.h"
+#include "../cpu/kernels.h"
+#include "parallel.h"
+#include "tensors.h"
+#include "tokens.h"
+
+namespace soft_mask {
+namespace {
+
+constexpr int64_t kRowsARun = 2;     // rows of logits: long
+constexpr int64_t kEmbedsARun = 64;  // rows of the embedding: short
+
+// Logits [B, L, V] and how their rows are summarised.
+struct LogitsView {
+  const char* data;
+  int64_t batch_bytes, row_bytes, length, vocab;
+  Dtype dtype;
+  int k;
+  double inverse_temperature;
+  std::vector<int64_t> bans;
+
+  LogitsView(const Tensor& logits, int64_t k_, const std::optional<Tensor>& temperature, std::vector<int64_t> ban)
+      : k(int(k_)), inverse_temperature(1.0), bans(std::move(ban)) {
+    need_dim(logits, 3, "logits");
+    dtype = dtype_of(logits, "logits");
+    vocab = logits.size(2);
+    need(vocab <= 1 || logits.stride(2) == 1, "logits must have neighbouring columns");
+    need(vocab <= std::numeric_limits<int32_t>::max(), "logits: rows of ", vocab, " do not fit 32-bit ids");
+    const int64_t bytes = kDtypeBytes[int(dtype)];
+    data = static_cast<const char*>(logits.const_data_ptr());
+    length = logits.size(1);
+    batch_bytes = logits.stride(0) * bytes;
+    row_bytes = logits.stride(1) * bytes;
+    if (temperature.has_value()) {
+      need(temperature->numel() == 1, "temperature must be a single number");
+      const double value = Reals::of(*temperature, "temperature")[0];
+      need(value > 0 && value < std::numeric_limits<double>::infinity(), "temperature must be positive and finite, got ", value);
+      inverse_temperature = 1.0 / value;
+    }
+    std::sort(bans.begin(), bans.end());
+    bans.erase(std::unique(bans.begin(), bans.end()), bans.end());
+    need(bans.empty() || (bans.front() >= 0 && bans.back() < vocab), "ban: ids must lie within the ", vocab, " logits of a row");
+    need(1 <= k_ && k_ <= vocab - int64_t(bans.size()), "k must lie between 1 and the ", vocab, " logits of a row less ",
+         bans.size(), " banned, got ", k_);
+  }
+
+  Fault summarise(int64_t row, SummaryTask& task) const {
+    task.logits = data + row / length * batch_bytes + row % length * row_bytes;
+    task.vocab = vocab;
+    task.k = k;
+    task.inverse_temperature = inverse_temperature;
+    task.bans = bans.data();
+    task.n_bans = int64_t(bans.size());
+    kernels().summarise[int(dtype)](task);
+    return task.fault;
+  }
+};
+
+// Scratch of one thread.
+struct Scratch {
+  std::vector<int32_t> ids;
+  std::vector<double> probs;
+  explicit Scratch(int k) : ids(k), probs(k) {}
+};
+
+struct Faults {
+  FirstFault not_finite, all_banned;
+
+  void note(Fault fault, int64_t row) {
+    if (fault == Fault::not_finite) not_finite.report(row);
+    if (fault == Fault::all_banned) all_banned.report(row);
+  }
+  void raise() const {
+    if (not_finite.any()) {
+      fail("logits: row ", not_finite.row(), " (flattened) holds NaN or +inf; check=False turns this check off");
+    }
+    if (all_banned.any()) {
+      fail("logits: row ", all_banned.row(), " (flattened) is -inf throughout, which is no distribution; check=False turns this check off");
+    }
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> feedback_cpu(Tensor logits, int64_t k, std::optional<Tensor> temperature,
+                                                        std::vector<int64_t> ban, bool check) {
+  const LogitsView view(logits, k, temperature, std::move(ban));
+  const int64_t batch = logits.size(0), length = logits.size(1), count = batch * length;
+  const auto real = view.dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float;
+  Tensor ids = torch::stable::new_empty(logits, {batch, length, k}, ScalarType::Int);
+  Tensor probs = torch::stable::new_empty(logits, {batch, length, k}, real);
+  Tensor neg_entropy = torch::stable::new_empty(logits, {batch, length}, real);
+  Tensor logsumexp = torch::stable::new_empty(logits, {batch, length}, real);
+  auto* out_ids = static_cast<int32_t*>(ids.mutable_data_ptr());
+  const auto out_probs = MutableReals::of(probs), out_entropy = MutableReals::of(neg_entropy), out_lse = MutableReals::of(logsumexp);
+  Faults faults;
+  parallel_runs(count, kRowsARun, [&](int64_t first, int64_t last) {
+    Scratch scratch(view.k);
+    for (int64_t row = first; row < last; ++row) {
+      SummaryTask task{};
+      task.ids = out_ids + row * k;
+      task.probs = scratch.probs.data();
+      faults.note(view.summarise(row, task), row);
+      for (int64_t j = 0; j < k; ++j) out_probs.set(row * k + j, task.probs[j]);
+      out_entropy.set(row, task.neg_entropy);
+      out_lse.set(row, task.logsumexp);
+    }
+  });
+  if (check) faults.raise();
+  return {ids, probs, neg_entropy, logsumexp};
+}
+
+Gate<double> gate_of(const Tensor& gate) {
+  need(gate.numel() == 3, "gate must hold scale, steepness, centre");
+  const auto values = Reals::of(gate, "gate");
+  return {values[0], values[1], values[2]};
+}
+
+void copy_plain_rows(const Tokens& tokens, const Table& table, char* out) {
+  parallel_runs(int64_t(tokens.plain.size()), kEmbedsARun, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t position = tokens.plain[i];
+      std::memcpy(out + position * table.row_bytes, table.row(tokens.ids[position]), table.row_bytes);
+    }
+  });
+}
+
+// The row of one mixed position. `probs` is turned into weights.
+void mix_position(const Table& table, int64_t base, double lambda, int k, const int32_t* ids, double* probs, char* out) {
+  if (lambda == 0) {
+    std::memcpy(out, table.row(base), table.row_bytes);
+    return;
+  }
+  for (int j = 0; j < k; ++j) probs[j] *= lambda;
+  const MixTask task{table.data, table.stride, table.width, base, ids, probs, k, 1.0 - lambda, out};
+  kernels().mix[int(table.dtype)](task);
+}
+
+bool ids_fit(const int32_t* ids, int k, int64_t rows) {
+  bool fit = true;
+  for (int j = 0; j < k; ++j) fit &= 0 <= ids[j] && ids[j] < rows;
+  return fit;
+}
+
+void need_ids(const FirstFault& fault, const char* name, int64_t rows) {
+  if (fault.any()) {
+    fail(name, ": an id of row ", fault.row(), " (flattened) has no row in the embedding of ", rows, " rows");
+  }
+}
+
+Tensor mix_embed_cpu(Tensor input_ids, Tensor ids, Tensor probs, Tensor neg_entropy, Tensor embedding, Tensor gate,
+                     int64_t mask_token_id, int64_t shift, std::optional<Tensor> where) {
+  const Table table(embedding);
+  const Tokens tokens(input_ids, where, mask_token_id, table.rows);
+  need_dim(ids, 3, "ids");
+  need_type(ids, ScalarType::Int, "ids", "int32");
+  need(ids.is_contiguous() && ids.numel() == tokens.count * ids.size(2) && ids.size(2) >= 1, "ids must be contiguous [B, L, k]");
+  need(probs.numel() == ids.numel(), "probs must be shaped like ids");
+  need(neg_entropy.numel() == tokens.count, "neg_entropy must be shaped like input_ids");
+  const int k = int(ids.size(2));
+  const auto* believed = static_cast<const int32_t*>(ids.const_data_ptr());
+  const auto weights = Reals::of(probs, "probs"), entropies = Reals::of(neg_entropy, "neg_entropy");
+  const auto curve = gate_of(gate);
+  Tensor out = torch::stable::new_empty(embedding, {tokens.batch, tokens.length, table.width});
+  auto* rows = static_cast<char*>(out.mutable_data_ptr());
+  FirstFault fault;
+  copy_plain_rows(tokens, table, rows);
+  parallel_runs(int64_t(tokens.mixed.size()), kEmbedsARun, [&](int64_t first, int64_t last) {
+    Scratch scratch(k);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
+      const int32_t* row_ids = believed + source * k;
+      const double lambda = curve.lambda(entropies[source]);
+      if (lambda != 0 && !ids_fit(row_ids, k, table.rows)) {
+        fault.report(position);
+        continue;
+      }
+      for (int j = 0; j < k; ++j) scratch.probs[j] = weights[source * k + j];
+      mix_position(table, tokens.ids[position], lambda, k, row_ids, scratch.probs.data(), rows + position * table.row_bytes);
+    }
+  });
+  need_ids(fault, "fb.ids", table.rows);
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> soft_mask_embed_cpu(Tensor logits, Tensor input_ids, Tensor embedding,
+                                                               Tensor gate, int64_t mask_token_id, int64_t k,
+                                                               std::optional<Tensor> temperature,
+                                                               std::vector<int64_t> ban, int64_t shift,
+                                                               std::optional<Tensor> where, bool check) {
+  const Table table(embedding);
+  const Tokens tokens(input_ids, where, mask_token_id, table.rows);
+  const LogitsView view(logits, k, temperature, std::move(ban));
+  need(logits.size(0) == tokens.batch && logits.size(1) == tokens.length, "logits must be [B, L, V] with input_ids [B, L]");
+  const auto curve = gate_of(gate);
+  const auto real = view.dtype == Dtype::f64 || table.dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float;
+  Tensor out = torch::stable::new_empty(embedding, {tokens.batch, tokens.length, table.width});
+  Tensor ids = torch::stable::new_zeros(embedding, {tokens.batch, tokens.length, k}, ScalarType::Int);
+  Tensor probs = torch::stable::new_zeros(embedding, {tokens.batch, tokens.length, k}, real);
+  Tensor neg_entropy = torch::stable::new_empty(embedding, {tokens.batch, tokens.length}, real);
+  auto* rows = static_cast<char*>(out.mutable_data_ptr());
+  auto* out_ids = static_cast<int32_t*>(ids.mutable_data_ptr());
+  const auto out_probs = MutableReals::of(probs), out_entropy = MutableReals::of(neg_entropy);
+  Faults faults;
+  FirstFault unknown_id;
+  copy_plain_rows(tokens, table, rows);
+  for (const int64_t position : tokens.plain) out_entropy.set(position, -std::numeric_limits<double>::infinity());
+  parallel_runs(int64_t(tokens.mixed.size()), kRowsARun, [&](int64_t first, int64_t last) {
+    Scratch scratch(view.k);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
+      SummaryTask task{};
+      task.ids = out_ids + position * k;
+      task.probs = scratch.probs.data();
+      faults.note(view.summarise(source, task), source);
+      if (!ids_fit(task.ids, view.k, table.rows)) {
+        unknown_id.report(source);
+        continue;
+      }
+      for (int64_t j = 0; j < k; ++j) out_probs.set(position * k + j, task.probs[j]);
+      out_entropy.set(position, task.neg_entropy);
+      mix_position(table, tokens.ids[position], curve.lambda(task.neg_entropy), view.k, task.ids, task.probs,
+                   rows + position * table.row_bytes);
+    }
+  });
+  if (check) faults.raise();
+  need_ids(unknown_id, "logits: among the k best,", table.rows);
+  return {out, ids, probs, neg_entropy};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(soft_mask, CPU, m) {
+  m.impl("feedback", TORCH_BOX(&feedback_cpu));
+  m.impl("mix_embed", TORCH_BOX(&mix_embed_cpu));
+  m.impl("soft_mask_embed", TORCH_BOX(&soft_mask_embed_cpu));
+}
+
+}  // namespace soft_mask

@@ -1,0 +1,133 @@
+"""Builds soft_mask/libsoft_mask.so with CMake; everything else is in pyproject.toml.
+
+Environment variables:
+    SOFT_MASK_NATIVE     unset: build the operators where there is a C++ compiler; 0: never; 1: no compiler is an error
+    SOFT_MASK_CUDA       auto (default), 0 or 1: the CUDA kernels
+    SOFT_MASK_BUILD_DIR  a build folder that is kept, for quick rebuilds while working on csrc/ (default: a fresh one)
+    CXX, CXXFLAGS, CMAKE_BUILD_PARALLEL_LEVEL  as CMake reads them
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools < 70.1
+    from wheel.bdist_wheel import bdist_wheel
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "_build"))
+from discover import find_tool, find_torch  # noqa: E402
+
+LIBRARY = "libsoft_mask.so"
+
+
+def choice(variable: str, *values: str) -> str:
+    """The value of an environment variable; the first of `values` where it is unset or empty."""
+    value = os.environ.get(variable) or values[0]
+    if value not in values:
+        raise SystemExit(f"soft_mask: {variable}={value!r}, expected one of {', '.join(values)}")
+    return value
+
+
+def why_no_cuda() -> str:
+    """Why the library will hold no CUDA kernels; with SOFT_MASK_CUDA=1 every such reason is an error."""
+    wanted = choice("SOFT_MASK_CUDA", "auto", "0", "1")
+    why = "This release has no CUDA kernels."
+    if wanted == "1":
+        raise SystemExit(f"soft_mask: SOFT_MASK_CUDA=1 was asked for. {why} Use SOFT_MASK_CUDA=auto or 0.")
+    return why if wanted == "auto" else "Built with SOFT_MASK_CUDA=0: no CUDA kernels."
+
+
+def why_no_library() -> str | None:
+    """Why nothing is to be compiled, or None. A compiler that is there and fails is an error, later."""
+    native = choice("SOFT_MASK_NATIVE", "auto", "0", "1")
+    compiler = shlex.split(os.environ.get("CXX", ""))[:1] or ["c++", "g++", "clang++"]
+    why = None
+    if native == "0":
+        why = "SOFT_MASK_NATIVE=0"
+    elif not sys.platform.startswith("linux"):
+        why = f"the operators are built on Linux only, this is {sys.platform}"
+    elif not any(map(shutil.which, compiler)):
+        why = f"there is no C++ compiler here ({', '.join(compiler)})"
+    if why and native == "1":
+        raise SystemExit(f"soft_mask: SOFT_MASK_NATIVE=1 was asked for, but {why}.")
+    return why
+
+
+class BuildWithCMake(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        # No Python version in the name: the library knows nothing of Python.
+        return os.path.join(*fullname.split(".")[:-1], LIBRARY)
+
+    def build_extension(self, ext: Extension) -> None:
+        torch, cmake, ninja = find_torch(), find_tool("cmake"), find_tool("ninja")
+        if torch is None:
+            raise SystemExit("soft_mask: building the operators needs torch >= 2.10: pip install torch")
+        if cmake is None:
+            raise SystemExit("soft_mask: building the operators needs cmake >= 3.18: pip install cmake ninja")
+        print(f"soft_mask: building against torch {torch.version} in {torch.folder}", file=sys.stderr)
+        # Fresh by default: a kept folder remembers the ninja of a build environment that is gone.
+        folder = os.environ.get("SOFT_MASK_BUILD_DIR") or tempfile.mkdtemp(dir=BUILD)
+        settings = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "TORCH_DIR": torch.folder.as_posix(),
+            "TORCH_VERSION": torch.version,
+            "SOFT_MASK_VERSION": self.distribution.get_version(),
+            "SOFT_MASK_WHY": WHY_NO_CUDA,
+        }
+        configure = [cmake, "-S", str(ROOT), "-B", folder, *(f"-D{name}={value}" for name, value in settings.items())]
+        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else ["-G", "Unix Makefiles"]
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run([cmake, "--build", folder, "--parallel", jobs], check=True)
+        except subprocess.CalledProcessError:
+            raise SystemExit(
+                "soft_mask: compiling the operators failed; the compiler's words are above. "
+                "SOFT_MASK_NATIVE=0 installs without them (the slower reference path in plain PyTorch runs then)."
+            ) from None
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(folder, LIBRARY), target)
+
+
+class AnyPythonWheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
+class Editable(editable_wheel):
+    def run(self) -> None:
+        if WHY_NO_LIBRARY:  # else the library of an earlier build would be loaded
+            (ROOT / "soft_mask" / LIBRARY).unlink(missing_ok=True)
+        super().run()
+
+
+WHY_NO_CUDA = why_no_cuda()
+WHY_NO_LIBRARY = why_no_library()
+if WHY_NO_LIBRARY:
+    print(f"soft_mask: installing without the compiled operators: {WHY_NO_LIBRARY}.", file=sys.stderr)
+
+# Not ./build: what a former build left there (modules since removed) would go into the wheel.
+BUILD = tempfile.mkdtemp(prefix="soft-mask-build-")
+atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
+
+setup(
+    license="Apache-2.0",
+    ext_modules=[] if WHY_NO_LIBRARY else [Extension("soft_mask.libsoft_mask", sources=[])],
+    cmdclass={"build_ext": BuildWithCMake, "bdist_wheel": AnyPythonWheel, "editable_wheel": Editable},
+    options={"build": {"build_base": BUILD}},
+)

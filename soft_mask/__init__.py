@@ -1,0 +1,61 @@
+"""Soft-masked diffusion language models (arXiv 2510.17206): the operator, the module, and real models around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import reference
+from ._native import build_info
+from ._version import __version__
+from .config import SoftMaskConfig
+from .functional import feedback, gate, mix_embed, soft_mask_embed
+from .module import SoftMask
+from .state import Feedback
+
+if TYPE_CHECKING:
+    from .models import MDLM, MDLMConfig, load_model
+    from .sampling import GenerateOutput, generate
+    from .training import SoftMaskTrainer, SoftMaskTrainingArguments
+
+# Loaded on first use, so that `import soft_mask` needs torch alone.
+_LAZY = {
+    "load_model": "models",
+    "MDLM": "models",
+    "MDLMConfig": "models",
+    "generate": "sampling",
+    "GenerateOutput": "sampling",
+    "SoftMaskTrainer": "training",
+    "SoftMaskTrainingArguments": "training",
+}
+
+__all__ = [
+    "MDLM",
+    "Feedback",
+    "GenerateOutput",
+    "MDLMConfig",
+    "SoftMask",
+    "SoftMaskConfig",
+    "SoftMaskTrainer",
+    "SoftMaskTrainingArguments",
+    "__version__",
+    "build_info",
+    "feedback",
+    "gate",
+    "generate",
+    "load_model",
+    "mix_embed",
+    "reference",
+    "soft_mask_embed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))

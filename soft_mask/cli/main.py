@@ -1,0 +1,30 @@
+"""The commands of ``soft-mask``, one module each; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from .._version import __version__
+from .demo import demo
+from .info import info
+
+app = typer.Typer(
+    help="Soft-masked diffusion language models (arXiv 2510.17206).",
+    epilog="Example: soft-mask demo --quick",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.command(epilog="Example: soft-mask info --json")(info)
+app.command(epilog="Example: soft-mask demo --quick")(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"soft-mask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None: ...

@@ -1,0 +1,20 @@
+"""The diffusion process: noise schedule, corruption, losses, and the module that is trained."""
+
+from soft_mask.diffusion.corruption import mask_tokens
+from soft_mask.diffusion.denoiser import Denoiser, DenoiserOutput, encode, masked_rows, predicting_rows, read_feedback
+from soft_mask.diffusion.losses import mdlm_nelbo, row_cross_entropy
+from soft_mask.diffusion.noise import LogLinearNoise, antithetic_times
+
+__all__ = [
+    "Denoiser",
+    "DenoiserOutput",
+    "LogLinearNoise",
+    "antithetic_times",
+    "encode",
+    "mask_tokens",
+    "masked_rows",
+    "mdlm_nelbo",
+    "predicting_rows",
+    "read_feedback",
+    "row_cross_entropy",
+]

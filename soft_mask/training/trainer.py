@@ -1,0 +1,315 @@
+"""SoftMaskTrainer: Hugging Face's Trainer around a :class:`soft_mask.diffusion.Denoiser`.
+
+Everything random in a step follows from counters, not from what was drawn before: the coin "soft or binary" from (seed,
+update, micro-step), alike on all ranks, since a rank that skips the first pass would hang the others; times and masks
+from (seed, update, micro-step, rank). So a resumed run, and another model on the same data, see the same corruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from soft_mask.diffusion import Denoiser, DenoiserOutput, antithetic_times, mask_tokens
+
+from .arguments import SoftMaskTrainingArguments
+from .checkpoints import STATE_FILE, last_complete_checkpoint, what_is_missing
+from .data import collate_blocks
+
+_log = logging.getLogger(__name__)
+
+
+def counter_seed(*parts: int | str) -> int:
+    """A 63-bit seed out of counters and names: the same on every machine, unrelated for any two lists of parts."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+class Pace(TrainerCallback):
+    """Time spent in updates alone (forward passes, backward, optimizer), without evaluation and saving."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+        self._begin = (0.0, 0.0)
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._begin = (time.perf_counter(), time.process_time())
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.updates += 1
+        self.seconds += time.perf_counter() - self._begin[0]
+        self.cpu_seconds += time.process_time() - self._begin[1]
+
+
+@dataclass
+class _GateMeter:
+    """Mean lambda over masked rows and the share of soft micro-batches; the sum stays on its device until asked for."""
+
+    total: Tensor | float = 0.0
+    rows: int = 0
+    soft: int = 0
+    batches: int = 0
+
+    def add(self, output: DenoiserOutput, soft: bool) -> None:
+        self.batches += 1
+        if soft:
+            self.soft += 1
+            if output.masked_rows:
+                self.total = self.total + output.mean_lambda * output.masked_rows
+                self.rows += output.masked_rows
+
+    @property
+    def mean_lambda(self) -> float:
+        return float(self.total) / self.rows
+
+
+class SoftMaskTrainer(Trainer):
+    """Trains a ``Denoiser(model, soft_mask)``; with ``soft_mask=None`` it is plain binary masked-diffusion training.
+
+    - The loss is the NELBO in nats per token. Under gradient accumulation every micro-batch is weighted by its share of
+      the update's tokens, so that 4 x 2 sequences give the gradient of 8.
+    - The gate's parameters (omega) are their own optimizer group: ``omega_learning_rate``, no weight decay, and outside
+      the gradient clipping, so that a steep gate cannot shrink the model's step (nor the model the gate's).
+    - ``evaluate()`` always uses feedback (two passes) where there is a soft mask, on masks fixed by the seed.
+    - Logged: loss, grad_norm (the model's), lambda (mean over masked rows of soft micro-batches), soft_share, scale,
+      steepness, centre, learning_rate, omega_learning_rate, ms_per_update.
+    - A checkpoint is a folder that ``load_model`` and ``SoftMask.from_pretrained`` read (safetensors, full precision),
+      and that ``train(resume_from_checkpoint=True)`` resumes to the same numbers. A checkpoint that was cut off by a
+      kill is never picked up.
+
+    Raises TypeError or ValueError in words for a model that is not a Denoiser, other arguments than
+    :class:`SoftMaskTrainingArguments`, an empty dataset.
+    """
+
+    # compute_loss weighs micro-batches itself
+    loss_is_scaled_for_ga = True
+
+    args: SoftMaskTrainingArguments
+    model: Any  # a Denoiser; under FSDP what wraps it
+    optimizer: Any  # a torch optimizer, as accelerate prepared it
+
+    def __init__(
+        self,
+        model: Denoiser,
+        args: SoftMaskTrainingArguments | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, Denoiser):
+            raise TypeError(f"model: expected a soft_mask.diffusion.Denoiser, got {type(model).__name__}")
+        if args is None:
+            args = SoftMaskTrainingArguments(output_dir="tmp_trainer")
+        if not isinstance(args, SoftMaskTrainingArguments):
+            raise TypeError(f"args: expected SoftMaskTrainingArguments, got {type(args).__name__}")
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            if hasattr(dataset, "__len__") and not isinstance(dataset, dict) and len(dataset) == 0:
+                raise ValueError(f"{name}: expected at least one block of tokens, got an empty dataset")
+        if model.soft_mask is None and args.p_sm > 0.0:
+            _log.warning("the denoiser has no soft_mask: p_sm=%g has no effect, this is binary training", args.p_sm)
+        self.omega = [] if model.soft_mask is None else [p for p in model.soft_mask.parameters() if p.requires_grad]
+        self.pace = Pace()
+        self._micro = (-1, -1)  # (update, micro-step) of the batch in hand
+        self._eval_batch = 0
+        self._meter = _GateMeter()
+        self._logged_pace = (0, 0.0)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator or collate_blocks,
+            **kwargs,
+        )
+        self.add_callback(self.pace)
+
+    # ---- one micro-batch ----
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, int | None]:
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, sum(batch["input_ids"].numel() for batch in batches)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        update, micro = self._micro
+        self._micro = (update, micro + 1) if update == self.state.global_step else (self.state.global_step, 0)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        clean = inputs["input_ids"]
+        if model.training:
+            update, micro = self._micro
+            noisy, t = self.corrupt(clean, update, micro)
+            soft = self.is_soft(update, micro)
+        else:
+            noisy, t = self.corrupt(clean, "evaluation", self._eval_batch)
+            soft = self.model.soft_mask is not None
+        output = model(clean, noisy, t, soft=soft)
+        self._meter.add(output, soft)
+        loss = output.loss
+        if num_items_in_batch is not None:
+            loss = loss * (clean.numel() / num_items_in_batch)
+        return (loss, output) if return_outputs else loss
+
+    def is_soft(self, update: int, micro: int) -> bool:
+        """The coin of a micro-batch, the same on every rank: True with probability ``p_sm``."""
+        if self.model.soft_mask is None:
+            return False
+        return counter_seed("coin", self.args.seed, update, micro) < self.args.p_sm * 2**63
+
+    def corrupt(self, clean: Tensor, update: int | str, micro: int) -> tuple[Tensor, Tensor]:
+        """``clean`` int64 ``[B, L]`` -> (the same with masks, times float32 ``[B]``), from counters and this rank."""
+        seed = counter_seed("noise", self.args.seed, update, micro, self.args.process_index)
+        generator = torch.Generator().manual_seed(seed)
+        t = antithetic_times(len(clean), generator, eps=self.args.min_time)
+        noisy = mask_tokens(clean.cpu(), t, self.model.model.mask_token_id, generator)
+        return noisy.to(clean.device, non_blocking=True), t.to(clean.device, non_blocking=True)
+
+    # ---- optimizer ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            optimizer: Any = super().create_optimizer(model)
+            gate = {id(p) for p in self.omega}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in gate]
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+            if self.omega:
+                optimizer.add_param_group({"params": self.omega, "lr": self.args.omega_learning_rate, "weight_decay": 0.0})
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        if self.lr_scheduler is None:
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+            if self.omega and self.args.omega_constant_lr:
+                if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+                    raise ValueError(
+                        f"omega_constant_lr: not possible with lr_scheduler_type={self.args.lr_scheduler_type}, "
+                        "which is not made of one factor per group"
+                    )
+                *others, _ = scheduler.lr_lambdas
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(scheduler.optimizer, [*others, lambda _: 1.0])
+        return self.lr_scheduler
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if not self.omega or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._clip_grad_norm(model)
+        gate = {id(p) for p in self.omega}
+        return self.accelerator.clip_grad_norm_([p for p in model.parameters() if id(p) not in gate], self.args.max_grad_norm)
+
+    # ---- evaluation and log ----
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's loop on masks that depend on the seed, the batch number and the rank alone."""
+        training_meter, self._meter, self._eval_batch = self._meter, _GateMeter(), 0
+        try:
+            output = super().evaluation_loop(*args, **kwargs)
+            if self._meter.rows and output.metrics is not None:
+                output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_lambda"] = self._meter.mean_lambda
+        finally:
+            self._meter = training_meter
+        return output
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        self._eval_batch += 1
+        return loss.detach(), None, None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs.update(self._gate_log())
+        super().log(logs, *args, **kwargs)
+
+    def _gate_log(self) -> dict[str, float]:
+        """What Trainer does not know: the gate, its learning rate, the pace. One sync per log, none per step."""
+        extra: dict[str, float] = {}
+        gate = self.model.soft_mask
+        if gate is not None:
+            if self._meter.rows:
+                extra["lambda"] = self._meter.mean_lambda
+            extra["soft_share"] = self._meter.soft / max(self._meter.batches, 1)
+            for name in ("scale", "steepness", "centre"):
+                extra[name] = getattr(gate, name).item()
+        if self.omega and self.lr_scheduler is not None:
+            extra["omega_learning_rate"] = float(self.optimizer.param_groups[-1]["lr"])
+        updates, seconds = self._logged_pace
+        if self.pace.updates > updates:
+            extra["ms_per_update"] = 1e3 * (self.pace.seconds - seconds) / (self.pace.updates - updates)
+        self._logged_pace = (self.pace.updates, self.pace.seconds)
+        self._meter = _GateMeter()
+        return extra
+
+    # ---- checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; ``True`` resumes the last checkpoint of ``output_dir`` that was written to its end."""
+        if self.train_dataset is None:
+            raise ValueError("train_dataset: there is nothing to train on; pass one to SoftMaskTrainer")
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir), self.args.world_size)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {self.args.output_dir}")
+        elif resume_from_checkpoint:
+            missing = what_is_missing(resume_from_checkpoint, self.args.world_size)
+            if missing:
+                raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is not complete: {missing}")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # A folder of an older run may be written over: without its state file it is incomplete until the end.
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / STATE_FILE).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is not None:
+            raise NotImplementedError("saving a sharded denoiser (FSDP, DeepSpeed) is not supported yet")
+        denoiser = self.accelerator.unwrap_model(self.model)
+        if hasattr(denoiser.model, "save_pretrained"):
+            denoiser.model.save_pretrained(folder)
+        else:
+            from safetensors.torch import save_model
+
+            save_model(denoiser.model, str(folder / "model.safetensors"))
+        if denoiser.soft_mask is not None:
+            denoiser.soft_mask.save_pretrained(folder)
+        settings = json.loads(self.args.to_json_string())
+        (folder / "training_args.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        denoiser = self.accelerator.unwrap_model(model or self.model)
+        backbone, gate = denoiser.model, denoiser.soft_mask
+        if hasattr(backbone, "save_pretrained"):
+            backbone.load_state_dict(type(backbone).from_pretrained(resume_from_checkpoint).state_dict())
+        else:
+            from safetensors.torch import load_model
+
+            load_model(backbone, str(Path(resume_from_checkpoint) / "model.safetensors"))
+        if gate is not None:
+            gate.load_state_dict(type(gate).from_pretrained(resume_from_checkpoint).state_dict())
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
