@@ -85,7 +85,6 @@ class BuildWithCMake(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "TORCH_DIR": torch.folder.as_posix(),
             "TORCH_VERSION": torch.version,
-            "SOFT_MASK_VERSION": self.distribution.get_version(),
             "SOFT_MASK_WHY": WHY_NO_CUDA,
         }
         configure = [cmake, "-S", str(ROOT), "-B", folder, *(f"-D{name}={value}" for name, value in settings.items())]

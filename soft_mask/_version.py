@@ -1,3 +1,3 @@
-"""The one place that holds the version; pyproject.toml, setup.py and the compiled library take it from here."""
+"""The one place that holds the version; pyproject.toml and CMakeLists.txt read it here."""
 
 __version__ = "0.1.0"

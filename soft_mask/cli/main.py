@@ -13,9 +13,10 @@ app = typer.Typer(
     epilog="Example: soft-mask demo --quick",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
 )
 app.command(epilog="Example: soft-mask info --json")(info)
-app.command(epilog="Example: soft-mask demo --quick")(demo)
+app.command()(demo)
 
 
 def _print_version(wanted: bool) -> None:
