@@ -68,7 +68,7 @@ def draw(path: Path, acts: dict[str, Act], summaries: dict[str, Any], traces: di
 
 def _numbers(figure: SubFigure, acts: dict[str, Act], summaries: dict[str, Any]) -> None:
     grid: Any = figure.subplots(len(summaries), 2, squeeze=False)
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.835, bottom=0.075, wspace=0.26, hspace=0.52)
+    figure.subplots_adjust(left=0.1, right=0.985, top=0.835, bottom=0.075, wspace=0.26, hspace=0.52)
     for (left, right), (name, summary) in zip(grid, summaries.items(), strict=True):
         if name == "markov":
             _bounds(left, summary, 1.0, "nats per token above the exact floor", "Markov chain: gap to the optimum")
@@ -176,7 +176,7 @@ def _film(axes: Axes, trace: dict[str, Any]) -> None:
     axes.set_ylabel("denoising step")
     axes.set_title("A sequence of the Markov chain, from masks (top) to tokens (bottom)", pad=27)
     axes.text(
-        0, 1.025, "bold: fixed.  Orange: still masked, showing the best guess; the deeper, the more of it is mixed in (λ)",
+        0, 1.025, "bold: fixed.  Orange: still masked, best guess shown; deeper: more of it mixed in (λ)",
         transform=axes.transAxes, fontsize=10, color=FAINT,
     )  # fmt: skip
 
