@@ -140,4 +140,7 @@ class MDLM(nn.Module):
             tensors[TIED] = tensors["vocab_embed.embedding"]
         load_strict(model, tensors, where=os.fspath(folder))
         model._tie()  # loading has given each name a parameter of its own
+        stored = model.rotary_emb.inv_freq.float()
+        if not torch.allclose(stored, RotaryEmbedding.frequencies(2 * len(stored)), rtol=0.01):  # bfloat16 is within 0.004
+            raise ValueError(f"rotary_emb.inv_freq in {os.fspath(folder)!r} is not that of rotary base 10000")
         return model.eval()

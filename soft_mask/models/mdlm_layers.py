@@ -52,7 +52,11 @@ class SigmaMap(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotary positions, base 10000, the two halves of a head forming the pairs."""
+    """Rotary positions, base 10000, the two halves of a head forming the pairs.
+
+    The buffer is there for the checkpoints' sake. The angles come from the formula, because a buffer that was cast to
+    bfloat16 with its model is off by radians at position 1000.
+    """
 
     inv_freq: Tensor
 
@@ -61,11 +65,11 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", self.frequencies(head_dim))
 
     @staticmethod
-    def frequencies(head_dim: int) -> Tensor:  # -> [head_dim / 2]
-        return 1.0 / ROTARY_BASE ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    def frequencies(head_dim: int, device: torch.device | None = None) -> Tensor:  # -> [head_dim / 2] float32
+        return 1.0 / ROTARY_BASE ** (torch.arange(0, head_dim, 2, device=device).float() / head_dim)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:  # [B or 1, L] -> two of [.., L, 1, 1, head_dim / 2]
-        angle = positions[..., None, None, None].float() * self.inv_freq.float()
+        angle = positions[..., None, None, None].float() * self.frequencies(2 * len(self.inv_freq), positions.device)
         return angle.cos(), angle.sin()
 
 

@@ -92,6 +92,13 @@ def test_weights_of_another_model_are_refused(folder: Path, change: Any, words: 
         load_model(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), 0.5])
+def test_another_rotary_base_is_refused(folder: Path, value: float) -> None:
+    rewrite(folder, lambda t: t["backbone.rotary_emb.inv_freq"].__setitem__(1, value))
+    with pytest.raises(ValueError, match="inv_freq in .* is not that of rotary base 10000"):
+        load_model(folder)
+
+
 def test_config_of_another_size_is_refused(folder: Path) -> None:
     values = {**json.loads((folder / "config.json").read_text()), "n_blocks": 2}
     (folder / "config.json").write_text(json.dumps(values))

@@ -169,6 +169,17 @@ def test_bfloat16_keeps_a_float32_residual(how: str) -> None:
     assert (logits.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+def test_positions_survive_bfloat16() -> None:
+    """The buffer is rounded with the weights; at position 1000 that would turn heads by radians."""
+    model = tiny().to(torch.bfloat16)
+    assert model.rotary_emb.inv_freq.dtype == torch.bfloat16
+    positions = torch.arange(7)[None] * 150
+    exact = tiny()
+    exact.load_state_dict({name: t.float() for name, t in model.state_dict().items()})
+    got, want = (m.hidden(exact.embedding[IDS], position_ids=positions) for m in (model, exact))
+    assert (got - want).abs().max() < 0.03 * want.abs().max()
+
+
 def test_float64_stays_float64() -> None:
     model = tiny()
     exact = model(IDS)

@@ -26,7 +26,7 @@ def build(kind: type[MDLM] = MDLM, vocab_size: int = V) -> MDLM:
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "adaLN" not in name and parameter.dim() == 2:  # biases and constant shifts would drown the context
-            parameter.data.normal_(0, 1 if "embedding" in name else 0.5, generator=generator)
+            parameter.data.normal_(0, 1 if "embedding" in name else 0.3, generator=generator)
     with torch.no_grad():
         probe = model.eval()(torch.randint(0, vocab_size, (64, L), generator=generator))
     model.output_layer.linear.weight.data *= 1.5 / probe.std()
@@ -50,4 +50,5 @@ def make() -> Callable[..., MDLM]:
 
 @pytest.fixture
 def sm() -> SoftMask:
-    return SoftMask(SoftMaskConfig(mask_token_id=MASK, k=3, scale=0.9, steepness=2.0, centre=-2.0))
+    """A gate mild enough that rounding does not grow from step to step: a random model with scale 0.9 is chaotic."""
+    return SoftMask(SoftMaskConfig(mask_token_id=MASK, k=3, scale=0.5, steepness=1.0, centre=-1.5))

@@ -75,9 +75,9 @@ TEXT = Act(
     length=64,
     hidden_dim=128,
     batch_size=16,
-    base_updates=1600,
+    base_updates=1200,
     base_learning_rate=3e-3,
-    updates=800,
+    updates=700,
     test_sequences=512,
     samples=96,
 )
