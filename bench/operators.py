@@ -135,7 +135,8 @@ def main() -> None:
     if options.json:
         about = {"torch": torch.__version__, "threads": options.threads, "machine": platform.processor() or platform.machine()}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"about": {**about, "build": soft_mask.build_info()}, "records": records}, indent=1))
+        build = {name: value for name, value in soft_mask.build_info().items() if name != "library"}  # a path of this machine
+        options.json.write_text(json.dumps({"about": {**about, "build": build}, "records": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
