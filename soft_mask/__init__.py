@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import reference
+from ._native import backend as _backend
 from ._native import build_info
 from ._version import __version__
 from .config import SoftMaskConfig
 from .functional import feedback, gate, mix_embed, soft_mask_embed
+from .linear_feedback import linear_feedback
 from .module import SoftMask
 from .state import Feedback
+
+if _backend() != "reference":
+    from . import ops as _ops  # noqa: F401  (torch.ops.soft_mask.* has its shapes and gradients at once)
 
 if TYPE_CHECKING:
     from .models import MDLM, MDLMConfig, load_model
@@ -42,6 +47,7 @@ __all__ = [
     "feedback",
     "gate",
     "generate",
+    "linear_feedback",
     "load_model",
     "mix_embed",
     "reference",

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _native, reference
+from . import _native, checks, expectation, reference
 from .state import Feedback
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def feedback(
@@ -24,6 +22,7 @@ def feedback(
     temperature: float | Tensor = 1.0,
     ban: int | Sequence[int] | Tensor | None = None,
     check: bool | None = None,
+    logits_grad: bool = False,
 ) -> Feedback:
     """Summarise each row of logits in one read: top-k, their probabilities, negative entropy, logsumexp.
 
@@ -34,27 +33,29 @@ def feedback(
         ban: id or ids left out of the distribution (MDLM bans its mask id, Dream bans none).
         check: raise on NaN, +inf, or a row that is -inf throughout. Default: yes on the CPU. Unchecked, such a row gives
             NaN or "no feedback", never a crash.
+        logits_grad: let gradients of ``probs``, ``neg_entropy`` and ``logsumexp`` go on into the logits: dense and exact,
+            one read and one write of ``[.., V]`` in backward. The paper detaches the feedback (arXiv 2510.17206, section 3).
 
     Returns:
-        :class:`soft_mask.Feedback` of leading shape ``[..]``. It carries no gradient to the logits: the paper detaches it
-        (arXiv 2510.17206, section 3; pi and H there).
+        :class:`soft_mask.Feedback` of leading shape ``[..]`` (pi and H of the paper). It carries a gradient to the logits
+        only with ``logits_grad``, and to ``temperature`` where that is a tensor which asks for one.
 
     Raises:
         ValueError, TypeError: naming the argument.
         RuntimeError: values in the logits that make no distribution.
     """
-    _need_float(logits, "logits")
-    _need_rank(logits, "logits", 1, "[.., V]")
-    bans = _bans(ban, logits.shape[-1])
-    _need_k(k, logits.shape[-1], bans)
-    _need_temperature(temperature)
-    check = _checked(check, logits)
+    checks.need_float(logits, "logits")
+    checks.need_rank(logits, "logits", 1, "[.., V]")
+    bans = checks.ban_ids(ban, logits.shape[-1])
+    checks.need_k(k, logits.shape[-1], bans)
+    checks.need_temperature(temperature)
+    check = checks.checked(check, logits)
     if _native.backend() == "reference":
-        return reference.feedback(logits.detach(), k, temperature, bans, check)
+        return reference.feedback(logits if logits_grad else logits.detach(), k, temperature, bans, check)
     from . import ops
 
     lead = logits.shape[:-1]
-    found = ops.feedback(_rows3(logits.detach()), k, _optional(temperature, logits), bans, check)
+    found = ops.feedback(_rows3(logits if logits_grad else logits.detach()), k, _optional(temperature, logits), bans, check)
     return Feedback(*(part.reshape(lead + part.shape[2:]) for part in found))
 
 
@@ -69,6 +70,8 @@ def mix_embed(
     centre: float | Tensor,
     shift: int = 0,
     where: Tensor | None = None,  # [.., L] bool
+    sparse_grad: bool = False,
+    deterministic: bool = False,
 ) -> Tensor:
     """Embed tokens; rows to be mixed become (1 - lambda) E[input_id] + lambda sum_j probs_j E[ids_j].
 
@@ -82,6 +85,10 @@ def mix_embed(
         scale, steepness, centre: the gate, floats or 0-dim tensors; differentiable.
         shift: 1 if position t reads feedback row max(t-1, 0) of the last leading axis (Dream).
         where: ``[.., L]`` bool, the rows to mix instead of the masked ones.
+        sparse_grad: the gradient to ``embedding`` is a sparse tensor of the rows in use, as ``nn.Embedding(sparse=True)``
+            gives it, each row once.
+        deterministic: sum the embedding's gradient in one fixed order. The CPU always does;
+            ``torch.use_deterministic_algorithms`` asks for it everywhere.
 
     Returns:
         ``[.., L, d]`` of embedding's dtype. Gradients go to ``embedding``, ``scale``, ``steepness``, ``centre``, and to
@@ -90,12 +97,12 @@ def mix_embed(
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: an id without a row in ``embedding``.
     """
-    _need_tokens(input_ids, embedding, mask_token_id, shift, where)
+    checks.need_tokens(input_ids, embedding, mask_token_id, shift, where)
     if not isinstance(fb, tuple) or len(fb) != 4:
         raise TypeError(f"fb must be a soft_mask.Feedback, got {type(fb).__name__}")
     fb = Feedback(*fb)
-    _need_feedback(fb, input_ids)
-    _need_gate(scale, steepness, centre)
+    checks.need_feedback(fb, input_ids)
+    checks.need_gate(scale, steepness, centre)
     if _native.backend() == "reference":
         return reference.mix_embed(
             input_ids, fb, embedding, mask_token_id=mask_token_id, scale=scale, steepness=steepness, centre=centre,
@@ -116,6 +123,8 @@ def mix_embed(
         mask_token_id,
         shift,
         None if where is None else where.reshape(rows).contiguous(),
+        sparse_grad,
+        deterministic,
     )
     return out.reshape((*lead, embedding.shape[1]))
 
@@ -135,6 +144,10 @@ def soft_mask_embed(
     shift: int = 0,
     where: Tensor | None = None,  # [.., L] bool
     check: bool | None = None,
+    algorithm: str = "top_k",
+    logits_grad: bool = False,
+    sparse_grad: bool = False,
+    deterministic: bool = False,
 ) -> Tensor:
     """Soft masking in one call: read each masked row's logits once and embed the tokens with what they predict.
 
@@ -142,28 +155,37 @@ def soft_mask_embed(
     touched. Arguments as in :func:`feedback` and :func:`mix_embed`; ``logits`` is ``[.., L, V]`` with the leading shape of
     ``input_ids``, and with ``shift=1`` position t reads logits row max(t-1, 0), without a copy.
 
+    Args:
+        algorithm: ``"top_k"``, or ``"expectation"``: the mean embedding under the whole distribution instead of its k best
+            (the paper's full-vocabulary variant). That costs a matrix product with the embedding each way, done in blocks
+            of rows; ``k`` is then not used.
+
     Returns:
-        ``[.., L, d]`` of embedding's dtype. Gradients go to ``embedding``, ``scale``, ``steepness`` and ``centre``; the
-        feedback is detached from the logits, as in the paper (arXiv 2510.17206, section 3).
+        ``[.., L, d]`` of embedding's dtype. Gradients go to ``embedding``, ``scale``, ``steepness`` and ``centre``, to
+        ``temperature`` where that is a tensor which asks for one, and to the logits with ``logits_grad`` only: the paper
+        detaches the feedback (arXiv 2510.17206, section 3).
 
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: bad values, see :func:`feedback`.
     """
-    _need_tokens(input_ids, embedding, mask_token_id, shift, where)
-    _need_float(logits, "logits")
-    if logits.shape[:-1] != input_ids.shape or logits.dim() < 1:
-        raise ValueError(
-            f"logits must be [.., L, V] with the leading shape of input_ids {tuple(input_ids.shape)}, got {tuple(logits.shape)}"
-        )
-    _need_device(logits, "logits", input_ids)
-    bans = _bans(ban, logits.shape[-1])
-    _need_k(k, logits.shape[-1], bans)
-    _need_temperature(temperature)
-    _need_gate(scale, steepness, centre)
-    check = _checked(check, logits)
+    checks.need_tokens(input_ids, embedding, mask_token_id, shift, where)
+    checks.need_logits_of(logits, input_ids)
+    bans = checks.ban_ids(ban, logits.shape[-1])
+    checks.need_k(k, logits.shape[-1], bans)
+    checks.need_temperature(temperature)
+    checks.need_gate(scale, steepness, centre)
+    checks.need_algorithm(algorithm)
+    check = checks.checked(check, logits)
+    if not logits_grad:
+        logits = logits.detach()
+    if algorithm == "expectation":
+        return expectation.soft_mask_embed(
+            logits, input_ids, embedding, mask_token_id=mask_token_id, scale=scale, steepness=steepness, centre=centre,
+            temperature=temperature, ban=bans, shift=shift, where=where, check=check,
+        )  # fmt: skip
     if _native.backend() == "reference":
         return reference.soft_mask_embed(
-            logits.detach(), input_ids, embedding, mask_token_id=mask_token_id, k=k, scale=scale, steepness=steepness,
+            logits, input_ids, embedding, mask_token_id=mask_token_id, k=k, scale=scale, steepness=steepness,
             centre=centre, temperature=temperature, ban=bans, shift=shift, where=where, check=check,
         )  # fmt: skip
     from . import ops
@@ -172,7 +194,7 @@ def soft_mask_embed(
     lead = input_ids.shape
     rows = _lead2(lead)
     out = ops.soft_mask_embed(
-        _rows3(logits.detach()),
+        _rows3(logits),
         input_ids.reshape(rows).contiguous(),
         _table(embedding),
         _gate_tensor(scale, steepness, centre, compute, embedding.device),
@@ -183,6 +205,8 @@ def soft_mask_embed(
         shift,
         None if where is None else where.reshape(rows).contiguous(),
         check,
+        sparse_grad,
+        deterministic,
     )
     return out.reshape((*lead, embedding.shape[1]))
 
@@ -194,7 +218,7 @@ def gate(
     centre: float | Tensor,
 ) -> Tensor:
     """lambda = scale * sigmoid(steepness * (neg_entropy - centre)), 0 where there is no feedback; ``[..]``."""
-    _need_float(neg_entropy, "neg_entropy")
+    checks.need_float(neg_entropy, "neg_entropy")
     return reference.gate(neg_entropy, scale, steepness, centre)
 
 
@@ -234,118 +258,5 @@ def _gate_tensor(
 def _optional(temperature: float | Tensor, logits: Tensor) -> Tensor | None:
     """None for 1, so that the usual case costs nothing."""
     if isinstance(temperature, Tensor):
-        return temperature.detach().to(device=logits.device, dtype=torch.float64)
+        return temperature.to(device=logits.device, dtype=torch.float64)
     return None if temperature == 1.0 else torch.tensor(temperature, dtype=torch.float64, device=logits.device)
-
-
-# --- Checks -----------------------------------------------------------------------------------------------------------
-
-
-def _need_float(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {x.dtype}")
-
-
-def _need_rank(x: Tensor, name: str, least: int, shape: str) -> None:
-    if x.dim() < least:
-        raise ValueError(f"{name} must be {shape}, got shape {tuple(x.shape)}")
-
-
-def _need_device(x: Tensor, name: str, like: Tensor) -> None:
-    if x.device != like.device:
-        raise ValueError(f"{name} is on {x.device}, input_ids on {like.device}: they must be on one device")
-
-
-def _need_k(k: int, vocab: int, bans: tuple[int, ...]) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {type(k).__name__}")
-    if not 1 <= k <= vocab - len(bans):
-        less = f" less {len(bans)} banned" if bans else ""
-        raise ValueError(f"k must lie between 1 and the {vocab} logits of a row{less}, got {k}")
-
-
-def _bans(ban: int | Sequence[int] | Tensor | None, vocab: int) -> tuple[int, ...]:
-    if ban is None:
-        return ()
-    if isinstance(ban, Tensor):
-        ban = ban.tolist()
-    ids = [ban] if isinstance(ban, int) else list(ban)
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int):
-            raise TypeError(f"ban must be an id or ids (int), got {i!r}")
-        if not 0 <= i < vocab:
-            raise ValueError(f"ban: id {i} lies outside the {vocab} logits of a row")
-    return tuple(sorted(set(ids)))
-
-
-def _need_temperature(temperature: float | Tensor) -> None:
-    if isinstance(temperature, Tensor):
-        if temperature.dim() != 0:
-            raise ValueError(f"temperature must be a float or a 0-dim tensor, got shape {tuple(temperature.shape)}")
-        if temperature.requires_grad:
-            raise NotImplementedError("temperature: no gradient reaches it in this release; pass temperature.detach()")
-    elif isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(f"temperature must be a float or a 0-dim tensor, got {type(temperature).__name__}")
-    elif not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
-
-
-def _need_gate(scale: float | Tensor, steepness: float | Tensor, centre: float | Tensor) -> None:
-    for name, value in (("scale", scale), ("steepness", steepness), ("centre", centre)):
-        if isinstance(value, Tensor):
-            if value.dim() != 0:
-                raise ValueError(f"{name} must be a float or a 0-dim tensor, got shape {tuple(value.shape)}")
-        elif not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a float or a 0-dim tensor, got {type(value).__name__}")
-
-
-def _checked(check: bool | None, logits: Tensor) -> bool:
-    # On a GPU reading the verdict would make the host wait; there it is read on request only.
-    return logits.device.type == "cpu" if check is None else bool(check)
-
-
-def _need_tokens(input_ids: Tensor, embedding: Tensor, mask_token_id: int, shift: int, where: Tensor | None) -> None:
-    _need_float(embedding, "embedding")
-    if embedding.dim() != 2:
-        raise ValueError(f"embedding must be [V_e, d], got shape {tuple(embedding.shape)}")
-    if not isinstance(input_ids, Tensor):
-        raise TypeError(f"input_ids must be a tensor, got {type(input_ids).__name__}")
-    if input_ids.dtype != torch.int64:
-        raise TypeError(f"input_ids must be int64, got {input_ids.dtype}")
-    _need_device(embedding, "embedding", input_ids)
-    if isinstance(mask_token_id, bool) or not isinstance(mask_token_id, int):
-        raise TypeError(f"mask_token_id must be an int, got {type(mask_token_id).__name__}")
-    if not 0 <= mask_token_id < embedding.shape[0]:
-        raise ValueError(
-            f"mask_token_id {mask_token_id} has no row in the embedding of {embedding.shape[0]} rows: "
-            "pass the model's own mask id, or extend its embedding"
-        )
-    if shift not in (0, 1):
-        raise ValueError(f"shift must be 0 or 1, got {shift!r}")
-    if shift and input_ids.dim() < 1:
-        raise ValueError("shift=1 needs input_ids of shape [.., L]")
-    if where is not None:
-        if not isinstance(where, Tensor) or where.dtype != torch.bool:
-            raise TypeError(f"where must be a bool tensor, got {getattr(where, 'dtype', type(where).__name__)}")
-        if where.shape != input_ids.shape:
-            raise ValueError(f"where must have the shape of input_ids {tuple(input_ids.shape)}, got {tuple(where.shape)}")
-        _need_device(where, "where", input_ids)
-
-
-def _need_feedback(fb: Feedback, input_ids: Tensor) -> None:
-    lead = input_ids.shape
-    for name, part, depth in (("ids", fb.ids, 1), ("probs", fb.probs, 1), ("neg_entropy", fb.neg_entropy, 0)):
-        if not isinstance(part, Tensor):
-            raise TypeError(f"fb.{name} must be a tensor, got {type(part).__name__}")
-        if part.dim() != len(lead) + depth or part.shape[: len(lead)] != lead:
-            raise ValueError(f"fb.{name} must have the leading shape of input_ids {tuple(lead)}, got {tuple(part.shape)}")
-        _need_device(part, f"fb.{name}", input_ids)
-    if fb.ids.dtype != torch.int32:
-        raise TypeError(f"fb.ids must be int32, got {fb.ids.dtype}")
-    if fb.ids.shape[-1] < 1 or fb.probs.shape != fb.ids.shape:
-        raise ValueError(f"fb.probs {tuple(fb.probs.shape)} must have the shape of fb.ids {tuple(fb.ids.shape)}, k >= 1")
-    for name, part in (("probs", fb.probs), ("neg_entropy", fb.neg_entropy)):
-        if part.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"fb.{name} must be float32 or float64, got {part.dtype}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import checks
 from .state import Feedback
 
 
@@ -21,7 +22,6 @@ def gate(neg_entropy: Tensor, scale: float | Tensor, steepness: float | Tensor, 
     return (scale * torch.sigmoid(u)).masked_fill(empty, 0.0)
 
 
-@torch.no_grad()
 def feedback(
     logits: Tensor,  # [.., V]
     k: int = 3,
@@ -29,26 +29,28 @@ def feedback(
     ban: tuple[int, ...] = (),
     check: bool = True,
 ) -> Feedback:
-    """The twin of :func:`soft_mask.feedback`."""
+    """The twin of :func:`soft_mask.feedback`; differentiable to whatever asks for a gradient."""
     compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    _refuse_temperature(temperature)
+    checks.refuse_temperature(temperature)
     z = logits.to(compute)
     if ban:
         z = z.index_fill(-1, torch.tensor(ban, device=z.device), float("-inf"))
     if check:
-        _refuse_rows(z, None)
+        checks.refuse_rows(z, None)
     # A stable sort keeps equal logits in the order of their ids: ties go to the lower id.
     values, ids = torch.sort(z, dim=-1, descending=True, stable=True)
-    values, ids = values[..., :k] / temperature, ids[..., :k].to(torch.int32)
-    z = z / temperature
-    top = z.amax(-1, keepdim=True)
-    none = top == float("-inf")  # only where check is off
-    gap = (z - top.masked_fill(none, 0.0)).masked_fill(none, float("-inf"))
-    e = gap.exp()
-    total = e.sum(-1, dtype=torch.float64)
-    # e * gap is 0 * -inf where a logit is -inf: such a term adds nothing.
-    weighted = torch.where(gap == float("-inf"), 0.0, e * gap).sum(-1, dtype=torch.float64)
+    values, ids = values[..., :k], ids[..., :k].to(torch.int32)
     absent = values == float("-inf")
+    values = (values.masked_fill(absent, 0.0) / temperature).masked_fill(absent, float("-inf"))
+    # A logit of -inf adds nothing; it is replaced before anything is computed of it, for 0 * -inf has no gradient either.
+    nothing = z == float("-inf")
+    x = z.masked_fill(nothing, 0.0) / temperature
+    top = x.detach().masked_fill(nothing, float("-inf")).amax(-1, keepdim=True)
+    none = top == float("-inf")  # only where check is off
+    gap = (x - top.masked_fill(none, 0.0)).masked_fill(nothing, 0.0)
+    e = gap.exp().masked_fill(nothing, 0.0)
+    total = e.sum(-1, dtype=torch.float64)
+    weighted = (e * gap).sum(-1, dtype=torch.float64)
     return Feedback(
         ids=ids.masked_fill(absent, 0),
         probs=torch.softmax(values, -1).masked_fill(absent, 0.0),
@@ -72,7 +74,7 @@ def mix_embed(
     """The twin of :func:`soft_mask.mix_embed`."""
     compute = torch.float64 if torch.float64 in (embedding.dtype, fb.probs.dtype) else torch.float32
     mixed = input_ids == mask_token_id if where is None else where
-    _refuse_ids(input_ids, embedding, "input_ids")
+    checks.refuse_ids(input_ids, embedding, "input_ids")
     # In `compute` throughout and rounded once, which leaves plain rows as they are; so is the gradient on its way back.
     table = embedding.to(compute)
     plain = table[input_ids]
@@ -81,7 +83,7 @@ def mix_embed(
     neg_entropy = fb.neg_entropy.to(compute).masked_fill(~mixed, float("-inf"))
     lam = gate(neg_entropy, scale, steepness, centre).unsqueeze(-1)
     ids = fb.ids.long().masked_fill((neg_entropy == float("-inf")).unsqueeze(-1), 0)
-    _refuse_ids(ids, embedding, "fb.ids")
+    checks.refuse_ids(ids, embedding, "fb.ids")
     believed = (fb.probs.to(compute).unsqueeze(-1) * table[ids]).sum(-2)
     soft = (1 - lam) * plain + lam * believed
     return torch.where((neg_entropy == float("-inf")).unsqueeze(-1), plain, soft).to(embedding.dtype)
@@ -112,10 +114,11 @@ def soft_mask_embed(
         z = logits.to(torch.float64)
         if ban:
             z = z.index_fill(-1, torch.tensor(ban, device=z.device), float("-inf"))
-        _refuse_rows(z, read)
+        checks.refuse_rows(z, read)
     found = feedback(rows[mixed], k, temperature, ban, check=False)
     store = Feedback.empty(input_ids.shape, k, logits.device)
-    store = Feedback(*(part.to(new.dtype) for part, new in zip(store, found, strict=True))).put_(mixed, found)
+    # Out of place: a gradient may have to find its way back through the rows.
+    store = Feedback(*(part.to(new.dtype).index_put((mixed,), new) for part, new in zip(store, found, strict=True)))
     return mix_embed(
         input_ids,
         store,
@@ -128,35 +131,49 @@ def soft_mask_embed(
     )
 
 
+def linear_feedback(
+    hidden: Tensor,  # [.., d]
+    head_weight: Tensor,  # [V, d]
+    k: int = 3,
+    temperature: float | Tensor = 1.0,
+    ban: tuple[int, ...] = (),
+    bias: Tensor | None = None,  # [V]
+    check: bool = True,
+) -> Feedback:
+    """The twin of :func:`soft_mask.linear_feedback`."""
+    return feedback(torch.nn.functional.linear(hidden, head_weight, bias), k, temperature, ban, check)
+
+
+def expectation_embed(
+    logits: Tensor,  # [.., L, V]
+    input_ids: Tensor,  # [.., L] int64
+    embedding: Tensor,  # [V_e, d], V_e >= V
+    *,
+    mask_token_id: int,
+    scale: float | Tensor,
+    steepness: float | Tensor,
+    centre: float | Tensor,
+    temperature: float | Tensor = 1.0,
+    ban: tuple[int, ...] = (),
+    shift: int = 0,
+    where: Tensor | None = None,  # [.., L] bool
+) -> Tensor:  # [.., L, d], dtype of embedding
+    """The twin of ``soft_mask_embed(algorithm="expectation")``; all of ``[.., L, V]`` at once."""
+    compute = torch.float64 if torch.float64 in (logits.dtype, embedding.dtype) else torch.float32
+    mixed = (input_ids == mask_token_id if where is None else where).unsqueeze(-1)
+    neg_entropy = feedback(logits.to(compute), 1, temperature, ban, check=False).neg_entropy
+    z = logits.to(compute).index_fill(-1, torch.tensor(ban, dtype=torch.long, device=logits.device), float("-inf"))
+    p = torch.softmax(z / temperature, -1)
+    if shift:
+        p, neg_entropy = _shift_rows(p, p.dim() - 2), _shift_rows(neg_entropy, neg_entropy.dim() - 1)
+    lam = gate(neg_entropy, scale, steepness, centre).unsqueeze(-1)
+    table = embedding.to(compute)
+    plain = table[input_ids]
+    soft = (1 - lam) * plain + lam * (p @ table[: p.shape[-1]])
+    return torch.where(mixed, soft, plain).to(embedding.dtype)
+
+
 def _shift_rows(x: Tensor, axis: int) -> Tensor:
     """Row t becomes row max(t - 1, 0) along ``axis``."""
     length = x.shape[axis]
     return torch.cat([x.narrow(axis, 0, min(1, length)), x.narrow(axis, 0, max(length - 1, 0))], axis)
-
-
-def _refuse_rows(z: Tensor, read: Tensor | None) -> None:
-    """Raise for the first row of z ``[.., V]`` (where ``read [..]``) that is no distribution."""
-    if not z.numel():
-        return
-    top = z.amax(-1)  # NaN and +inf both come through a maximum
-    none = top == float("-inf")
-    for bad, what in (
-        (~(top < float("inf")), "holds NaN or +inf"),
-        (none, "is -inf throughout, which is no distribution"),
-    ):
-        rows = (bad if read is None else bad & read).flatten().nonzero()
-        if len(rows):
-            raise RuntimeError(f"soft_mask: logits: row {int(rows[0])} (flattened) {what}; check=False turns this check off")
-
-
-def _refuse_temperature(temperature: float | Tensor) -> None:
-    value = float(temperature)
-    if not 0.0 < value < float("inf"):
-        raise RuntimeError(f"soft_mask: temperature must be positive and finite, got {value}")
-
-
-def _refuse_ids(ids: Tensor, embedding: Tensor, name: str) -> None:
-    bad = (ids < 0) | (ids >= embedding.shape[0])
-    if bool(bad.any()):
-        worst = int(ids[bad][0])
-        raise RuntimeError(f"soft_mask: {name}: id {worst} has no row in the embedding of {embedding.shape[0]} rows")

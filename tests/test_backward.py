@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import soft_mask
-from soft_mask import Feedback, reference
+from soft_mask import Feedback, _native, reference
 from tests.operator_cases import EMBEDDING, GATE, case
 
 NAMES = ("scale", "steepness", "centre")
@@ -87,6 +87,44 @@ def test_mask_row_gathers_every_masked_position() -> None:
     expected = (1 - soft_mask.gate(fb.neg_entropy, **GATE))[masked].sum()
     assert table.grad is not None
     torch.testing.assert_close(table.grad[c.mask_token_id], expected.expand(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fused", [True, False])
+def test_sparse_grad(dtype: torch.dtype, fused: bool) -> None:
+    """The rows in use, each once, ascending: the dense gradient to the bit, as nn.Embedding(sparse=True) has it."""
+    c = case(vocab=517, embedding_dtype=dtype)
+    fb = soft_mask.feedback(c.logits, 3)
+    upstream = torch.randn(*c.input_ids.shape, 123, generator=torch.Generator().manual_seed(5)).to(dtype)
+
+    def gradient(sparse: bool) -> Tensor:
+        table = c.embedding.detach().requires_grad_()
+        arguments = {"mask_token_id": c.mask_token_id, "sparse_grad": sparse, "shift": 1, **GATE}
+        if fused:
+            out = soft_mask.soft_mask_embed(c.logits, c.input_ids, table, k=3, **arguments)
+        else:
+            out = soft_mask.mix_embed(c.input_ids, fb, table, **arguments)
+        (2 * out).backward(upstream)
+        assert table.grad is not None
+        return table.grad
+
+    dense, sparse = gradient(False), gradient(True)
+    if _native.backend() != "reference":  # the twin has dense gradients only
+        assert sparse.is_sparse and sparse.dtype == dtype
+        assert torch.equal(sparse._indices()[0], (dense != 0).any(1).nonzero().squeeze(1)) and sparse._nnz() < 517
+    assert torch.equal(sparse.to_dense(), dense)
+
+
+def test_a_row_of_many_contributions() -> None:
+    """More than the kernel sums in one go, and as many rows as make several runs: the mask's row beside single ones."""
+    c = case(batch=1, length=400, vocab=1100, width=300)
+    table = c.embedding.requires_grad_()
+    soft_mask.soft_mask_embed(c.logits, c.input_ids, table, mask_token_id=c.mask_token_id, **GATE).square().sum().backward()
+    double = c.embedding.detach().double().requires_grad_()
+    out = reference.soft_mask_embed(c.logits.double(), c.input_ids, double, mask_token_id=c.mask_token_id, **GATE)
+    out.square().sum().backward()
+    assert table.grad is not None and double.grad is not None
+    torch.testing.assert_close(table.grad.double(), double.grad, rtol=0, atol=1e-5 * double.grad.abs().max().item())
 
 
 def test_frozen_embedding_gets_nothing() -> None:

@@ -55,7 +55,7 @@ def mix(**changes: Any) -> torch.Tensor:
         ({"temperature": 0.0}, ValueError, "temperature must be positive"),
         ({"temperature": float("nan")}, ValueError, "temperature must be positive"),
         ({"temperature": torch.ones(2)}, ValueError, "temperature must be a float or a 0-dim"),
-        ({"temperature": torch.tensor(1.0, requires_grad=True)}, NotImplementedError, "temperature"),
+        ({"algorithm": "top-k"}, ValueError, "algorithm must be one of top_k, expectation"),
         ({"scale": torch.ones(2)}, ValueError, "scale must be a float or a 0-dim"),
         ({"centre": "low"}, TypeError, "centre must be"),
         ({"shift": 2}, ValueError, "shift must be 0 or 1"),

@@ -59,7 +59,25 @@ def test_distributions(kind: str) -> None:
         logits *= 1e-30
     elif kind == "bfloat16 ties":
         logits = logits.bfloat16().float()
-    assert_feedback(soft_mask.feedback(logits, 7), reference.feedback(logits.double(), 7), torch.float32)
+    for k in (1, 7, 64, 100):
+        assert_feedback(soft_mask.feedback(logits, k), reference.feedback(logits.double(), k), torch.float32)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 64, 1024])
+def test_best_values_in_few_lanes(stride: int) -> None:
+    """The largest logits all a vector's width apart, where the maxima of lanes say least."""
+    logits = torch.randn(2, 9001, generator=torch.Generator().manual_seed(6))
+    logits[:, 5::stride] += 10
+    for k in (3, 8, 64):
+        assert_feedback(soft_mask.feedback(logits, k), reference.feedback(logits.double(), k), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_rising_row(dtype: torch.dtype) -> None:
+    """Each block towers above all before it, in steps that float sums of exponentials cannot span."""
+    logits = torch.arange(0, 5000, dtype=torch.float32).div(1024).floor().mul(30)[None] + torch.linspace(0, 1, 5000)
+    logits = torch.cat([logits, logits.flip(1), -logits]).to(dtype)
+    assert_feedback(soft_mask.feedback(logits, 5), reference.feedback(logits.double(), 5), dtype)
 
 
 def test_known_values() -> None:

@@ -22,20 +22,32 @@ def test_opcheck(dtype: torch.dtype, shift: int) -> None:
     temperature = torch.tensor(0.8, dtype=torch.float64)
     where = torch.rand(c.input_ids.shape) < 0.5
     table = c.embedding.requires_grad_()
-    ids, probs, neg_entropy, _ = ops.feedback(c.logits, 3, None, [], True)
+    ids, probs, neg_entropy, logsumexp = ops.feedback(c.logits, 3, None, [], True)
     probs.requires_grad_()
     neg_entropy.requires_grad_()
     mask = c.mask_token_id
     opcheck = torch.library.opcheck
     opcheck(ops.feedback.default, (c.logits, 3, temperature, [1, 2], True))
-    opcheck(ops.mix_embed.default, (c.input_ids, ids, probs, neg_entropy, table, gate, mask, shift, None))
-    opcheck(ops.mix_embed.default, (c.input_ids, ids, probs, neg_entropy, table, gate, mask, shift, where))
-    opcheck(ops.soft_mask_embed.default, (c.logits, c.input_ids, table, gate, mask, 3, None, [mask], shift, None, True))
-    opcheck(ops.soft_mask_embed.default, (c.logits, c.input_ids, table, gate, mask, 2, temperature, [], shift, where, True))
+    # All but the test through AOTAutograd, which adds integer outputs to float ones; test_compile_fullgraph is in its stead.
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+    inputs: tuple = (c.logits.clone().requires_grad_(), 3, temperature.clone().requires_grad_(), [], True)
+    opcheck(ops.feedback.default, inputs, test_utils=utils)
+    found = (ids, probs.detach(), neg_entropy.detach(), logsumexp)
+    for want in (True, False):
+        opcheck(ops.feedback_backward.default, (*map(torch.randn_like, found[1:]), c.logits, *found, None, [4], want))
+    opcheck(ops.mix_embed.default, (c.input_ids, ids, probs, neg_entropy, table, gate, mask, shift, None, False, False))
+    opcheck(ops.mix_embed.default, (c.input_ids, ids, probs, neg_entropy, table, gate, mask, shift, where, False, True))
+    opcheck(
+        ops.soft_mask_embed.default,
+        (c.logits, c.input_ids, table, gate, mask, 3, None, [mask], shift, None, True, False, False),
+    )
+    inputs = (c.logits.clone().requires_grad_(), c.input_ids, table, gate, mask, 2, temperature.clone().requires_grad_())
+    opcheck(ops.soft_mask_embed.default, (*inputs, [], shift, where, True, False, False))
     grad = torch.randn(*c.input_ids.shape, 5).to(dtype)
     args = (grad, c.input_ids, ids, probs.detach(), neg_entropy.detach(), table.detach(), gate.detach(), mask, shift, None)
-    opcheck(ops.mix_embed_backward.default, (*args, True))
-    opcheck(ops.mix_embed_backward.default, (*args, False))
+    opcheck(ops.mix_embed_backward.default, (*args, True, False))
+    opcheck(ops.mix_embed_backward.default, (*args, False, False))
+    opcheck(ops.mix_embed_backward_rows.default, args)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -46,12 +58,14 @@ def test_compile_fullgraph(dynamic: bool) -> None:
     head = torch.nn.Linear(123, 10)
 
     def step(logits: torch.Tensor, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return head(sm(ids, logits, table) * 2).square().mean()
+        fb = soft_mask.feedback(logits, 2, logits_grad=True)
+        return head(sm(ids, logits, table) * 2).square().mean() + (fb.neg_entropy * fb.probs[..., 0]).mean()
 
     def run(fn: object) -> list[torch.Tensor]:
         table = c.embedding.detach().clone().requires_grad_()
-        loss = fn(c.logits, c.input_ids, table)  # type: ignore[operator]
-        return [loss.detach(), *torch.autograd.grad(loss, (table, *sm.parameters()))]
+        logits = c.logits.detach().clone().requires_grad_()
+        loss = fn(logits, c.input_ids, table)  # type: ignore[operator]
+        return [loss.detach(), *torch.autograd.grad(loss, (logits, table, *sm.parameters()))]
 
     if _native.backend() == "reference":
         pytest.skip("the reference path checks values on the host, which is no one graph")

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "embedding_rows.h"
+#include "logits_grad.h"
+#include "summarise_f64.h"
 #include "summarise_row.h"
 
 #define SOFT_MASK_EACH_DTYPE(function)                                                                       \
@@ -10,4 +12,5 @@
 
 #define SOFT_MASK_KERNEL_TABLE(name)                                                     \
   {name, SOFT_MASK_EACH_DTYPE(summarise_row), SOFT_MASK_EACH_DTYPE(mix_row),             \
-   SOFT_MASK_EACH_DTYPE(dot_row), SOFT_MASK_EACH_DTYPE(gather_rows)}
+   SOFT_MASK_EACH_DTYPE(dot_row), SOFT_MASK_EACH_DTYPE(gather_rows),         \
+   SOFT_MASK_EACH_DTYPE(logits_grad)}

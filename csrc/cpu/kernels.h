@@ -10,7 +10,8 @@ namespace soft_mask {
 
 enum class Fault : int { none = 0, not_finite = 1, all_banned = 2 };
 
-// One row of logits in, its feedback out. Bytes: vocab * element size, read once.
+// One row of logits in, its feedback out. Bytes: vocab * element size, read once; about k blocks of a kilobyte or four are
+// looked at again while they are in the cache.
 struct SummaryTask {
   const void* logits;  // [vocab], neighbouring elements
   int64_t vocab;
@@ -18,6 +19,7 @@ struct SummaryTask {
   double inverse_temperature;
   const int64_t* bans;  // [n_bans], ascending, unique
   int64_t n_bans;
+  float* maxima;  // scratch [maxima_of(vocab)]
   // results
   int32_t* ids;        // [k]
   double* probs;       // [k]
@@ -25,6 +27,9 @@ struct SummaryTask {
   double logsumexp;
   Fault fault;  // with a fault the numbers above are NaN, or "no feedback" where every logit is -inf
 };
+
+// Scratch for one row: a maximum for every 16 logits, in sets of 64.
+constexpr int64_t maxima_of(int64_t vocab) { return (vocab + 1023) / 1024 * 64; }
 
 // out = keep * table[base] + sum_j weights[j] * table[ids[j]]. Bytes: (k + 2) * width * element size.
 struct MixTask {
@@ -63,12 +68,30 @@ struct GatherTask {
 };
 constexpr int64_t kGatherColumns = 256;
 
+// The gradient that a row's feedback hands on to its logits z, with x = z / T and p = e^(x - logsumexp) (design, section 3):
+//   out_j = inverse_temperature * (p_j (grad_neg_entropy (ln p_j - neg_entropy) + grad_logsumexp) + [j = ids_i] grad_best_i)
+// Bytes: vocab * element size read once, and as much written once if `out` is wanted. Logits of -inf get exactly 0.
+struct LogitsGradTask {
+  const void* logits;  // [vocab]
+  int64_t vocab;
+  double inverse_temperature;
+  const int64_t* bans;  // [n_bans], ascending, unique
+  int64_t n_bans;
+  double logsumexp, neg_entropy, grad_logsumexp, grad_neg_entropy;
+  const int32_t* ids;       // [k]
+  const double* grad_best;  // [k], to x; 0 where there is no such entry
+  int k;
+  void* out;     // [vocab] of the logits' type, or null
+  double along;  // result: sum out_j x_j
+};
+
 struct KernelTable {
   const char* name;
   void (*summarise[kDtypes])(SummaryTask&);
   void (*mix[kDtypes])(const MixTask&);
   void (*dot[kDtypes])(const DotTask&);
   void (*gather[kDtypes])(const GatherTask&);
+  void (*logits_grad[kDtypes])(LogitsGradTask&);
 };
 
 extern const KernelTable kPortableKernels, kAvx2Kernels, kAvx512Kernels;

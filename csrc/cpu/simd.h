@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../common/dtypes.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -23,19 +25,76 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 constexpr int kLanes = kVectorBytes / 4;
-constexpr int kUnroll = 4;                  // independent chains that hide the latency of an addition
-constexpr int kStep = kLanes * kUnroll;     // floats a trip of an inner loop
-static_assert(64 % kStep == 0, "blocks are padded to 64 floats");
+// Independent chains that hide the latency of an addition: as many as the registers hold with what a chain needs.
+constexpr int kUnroll = kVectorBytes == 64 ? 4 : 2;
+constexpr int kStep = kLanes * kUnroll;  // elements a trip of an inner loop
+
+constexpr double kLn2 = 0.69314718055994530942;
 
 using VectorF = float __attribute__((vector_size(kVectorBytes)));
 using VectorI = int32_t __attribute__((vector_size(kVectorBytes)));
 
+inline VectorF splat(float x) { return x - VectorF{}; }
+// kLanes elements from p on, as float.
 inline VectorF load(const float* p) {
   VectorF v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-inline VectorF splat(float x) { return x - VectorF{}; }
+inline VectorF load(const BFloat16* p) {
+#if defined(__AVX512F__)
+  return (VectorF)_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#elif defined(__AVX2__)
+  return (VectorF)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#elif defined(__SSE2__)
+  return (VectorF)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+  VectorF v;
+  for (int lane = 0; lane < kLanes; ++lane) v[lane] = widen(p[lane]);
+  return v;
+#endif
+}
+inline VectorF load(const Half* p) {
+#if defined(__AVX512F__)
+  return (VectorF)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (VectorF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+#if defined(__SSE2__)
+  const auto bits = (VectorI)_mm_unpacklo_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_setzero_si128());
+#else
+  VectorI bits;
+  for (int lane = 0; lane < kLanes; ++lane) bits[lane] = p[lane].bits;
+#endif
+  const VectorI magnitude = (bits & 0x7fff) << 13;
+  // As widen(Half): 2^112 moves the exponent's bias, denormals included; inf and NaN keep all exponent bits.
+  const VectorI finite = (VectorI)((VectorF)magnitude * splat(0x1p112f));
+  const VectorI special = (bits & 0x7c00) == 0x7c00;
+  return (VectorF)((special & (magnitude | 0x7f800000)) | (~special & finite) | ((bits & 0x8000) << 16));
+#endif
+}
+// kLanes elements to p, each rounded once.
+inline void store(VectorF v, float* p) { std::memcpy(p, &v, sizeof v); }
+inline void store(VectorF v, BFloat16* p) {
+#if defined(__AVX512F__)
+  const VectorI bits = (VectorI)v;
+  const VectorI rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const VectorI quiet = v != v;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)((quiet & 0x7fc0) | (~quiet & rounded))));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) narrow(v[lane], p[lane]);
+#endif
+}
+inline void store(VectorF v, Half* p) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) narrow(v[lane], p[lane]);
+#endif
+}
 // The greater; `b` where either is not a number. Spelt out on x86, where compilers make four instructions of the choice.
 inline VectorF greater_of(VectorF a, VectorF b) {
 #if defined(__AVX512F__)
@@ -64,18 +123,31 @@ inline bool any_lane(VectorI truth) {
 #endif
 }
 
-// 2^y for y in [-126, 0], relative error 2e-7 (a polynomial of degree 5 fitted to the relative error over [-1/2, 1/2]).
-inline VectorF exp2_nonpositive(VectorF y) {
+// 2^y for y in [-126, 126], relative error 2e-7; 2^0 is 1. A polynomial of degree 5 in what rounding y to an integer leaves,
+// fitted to the relative error: over [0, 1) where one instruction splits y downwards and one puts the exponent back
+// (AVX-512), over [-1/2, 1/2] elsewhere.
+inline VectorF exp2_of(VectorF y) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  const VectorF f = (VectorF)_mm512_maskz_reduce_ps(0xffff, (__m512)y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  VectorF p = splat(0.001867130515165627f);
+  p = p * f + splat(0.009017029777169228f);
+  p = p * f + splat(0.05579991266131401f);
+  p = p * f + splat(0.24016444385051727f);
+  p = p * f + splat(0.6931512951850891f);
+  p = p * f + splat(1.0f);
+  return (VectorF)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)y);  // p * 2^floor(y)
+#else
   const VectorF shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   const VectorF rounded = y + shifter;
   const VectorF f = y - (rounded - shifter);
-  VectorF p = splat(0.001327647129073739f);
-  p = p * f + splat(0.009675540961325169f);
-  p = p * f + splat(0.05550713092088699f);
-  p = p * f + splat(0.24022120237350464f);
-  p = p * f + splat(0.6931469440460205f);
+  VectorF p = splat(0.001326472731307149f);
+  p = p * f + splat(0.009671512991189957f);
+  p = p * f + splat(0.05550733581185341f);
+  p = p * f + splat(0.24022242426872253f);
+  p = p * f + splat(0.6931470036506653f);
   p = p * f + splat(1.0f);
   return (VectorF)((VectorI)p + ((VectorI)rounded << 23));
+#endif
 }
 
 }  // namespace soft_mask::SOFT_MASK_ISA

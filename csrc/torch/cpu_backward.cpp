@@ -1,12 +1,14 @@
-// The backward operator on the CPU. The same bits for any number of threads: every sum has one fixed order.
+// The embedding's backward on the CPU. The same bits for any number of threads: every sum has one fixed order.
 //
 // With g the gradient of a mixed row and d = sum_j probs_j E[ids_j] - E[base]: d lambda = g . d. The embedding's gradient is
-// gathered, not scattered: the contributions (target row, position, weight) are sorted by target, and each target is summed
-// over its positions in order and written once, so no two threads meet and a bfloat16 gradient is rounded once.
+// gathered, not scattered (contributions.h).
+#include <cstring>
 #include <tuple>
 
 #include "../common/gate.h"
 #include "../cpu/kernels.h"
+#include "contributions.h"
+#include "large.h"
 #include "parallel.h"
 #include "tensors.h"
 #include "tokens.h"
@@ -16,51 +18,69 @@ namespace {
 
 constexpr int64_t kRowsARun = 32;
 
-// Contributions to the embedding's gradient, grouped by the row they go to, in the order of positions within a group.
-struct Contributions {
-  std::vector<int64_t> start;      // [V_e + 1], into the two below
-  std::vector<int64_t> positions;  // [entries]
-  std::vector<double> weights;     // [entries]
-  std::vector<int64_t> targets;    // rows that receive anything, ascending
+// What both operators take, checked.
+struct MixedRows {
+  Table table;
+  Tokens tokens;
+  int k;
+  const int32_t* ids;  // [B, L, k], one a row of feedback
+  Reals probs, neg_entropy;
+  Gate<double> curve;
+  const char* grads;
+  int64_t shift;
 
-  explicit Contributions(int64_t rows) : start(rows + 1, 0) {}
-
-  // `each` calls its argument with (target, position, weight) for every contribution, twice in the same order.
-  template <class Each>
-  void sort(const Each& each) {
-    each([&](int64_t target, int64_t, double) { ++start[target + 1]; });
-    for (size_t target = 0; target + 1 < start.size(); ++target) {
-      if (start[target + 1] > 0) targets.push_back(int64_t(target));
-      start[target + 1] += start[target];
+  MixedRows(const Tensor& grad, const Tensor& input_ids, const Tensor& ids_, const Tensor& probs_, const Tensor& neg_entropy_,
+            const Tensor& embedding, const Tensor& gate, int64_t mask_token_id, int64_t shift_, const std::optional<Tensor>& where)
+      : table(embedding), tokens(input_ids, where, mask_token_id, table.rows), probs(Reals::of(probs_, "probs")),
+        neg_entropy(Reals::of(neg_entropy_, "neg_entropy")), shift(shift_) {
+    need(dtype_of(grad, "grad") == table.dtype && grad.is_contiguous() && grad.numel() == tokens.count * table.width,
+         "grad must be contiguous [B, L, d] of embedding's dtype");
+    need_dim(ids_, 3, "ids");
+    need_type(ids_, ScalarType::Int, "ids", "int32");
+    need(ids_.is_contiguous() && ids_.numel() == tokens.count * ids_.size(2), "ids must be contiguous [B, L, k]");
+    need(probs_.numel() == ids_.numel() && neg_entropy_.numel() == tokens.count, "probs and neg_entropy must match ids");
+    need(gate.numel() == 3, "gate must hold scale, steepness, centre");
+    k = int(ids_.size(2));
+    ids = static_cast<const int32_t*>(ids_.const_data_ptr());
+    const auto values = Reals::of(gate, "gate");
+    curve = {values[0], values[1], values[2]};
+    grads = static_cast<const char*>(grad.const_data_ptr());
+    for (const int64_t position : tokens.mixed) {
+      const int64_t source = tokens.source(position, shift);
+      if (!Gate<double>::open(neg_entropy[source])) continue;
+      bool fit = true;
+      for (int j = 0; j < k; ++j) fit &= 0 <= ids[source * k + j] && ids[source * k + j] < table.rows;
+      need(fit, "fb.ids: an id of row ", position, " (flattened) has no row in the embedding of ", table.rows, " rows");
     }
-    positions.resize(start.back());
-    weights.resize(start.back());
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    each([&](int64_t target, int64_t position, double weight) {
-      positions[next[target]] = position;
-      weights[next[target]++] = weight;
+  }
+
+  Contributions contributions() const {
+    Contributions all(table.rows);
+    all.sort([&](auto&& add) {
+      for (const int64_t position : tokens.plain) add(tokens.ids[position], position, 1.0);
+      for (const int64_t position : tokens.mixed) {
+        const int64_t source = tokens.source(position, shift);
+        const double lambda = curve.lambda(neg_entropy[source]);
+        add(tokens.ids[position], position, 1.0 - lambda);
+        if (lambda == 0) continue;
+        for (int j = 0; j < k; ++j) {
+          const double weight = lambda * probs[source * k + j];
+          if (weight != 0) add(ids[source * k + j], position, weight);
+        }
+      }
     });
+    return all;
   }
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_cpu(Tensor grad, Tensor input_ids, Tensor ids, Tensor probs,
                                                                   Tensor neg_entropy, Tensor embedding, Tensor gate,
                                                                   int64_t mask_token_id, int64_t shift,
-                                                                  std::optional<Tensor> where, bool want_embedding) {
-  const Table table(embedding);
-  const Tokens tokens(input_ids, where, mask_token_id, table.rows);
-  need(dtype_of(grad, "grad") == table.dtype && grad.is_contiguous() && grad.numel() == tokens.count * table.width,
-       "grad must be contiguous [B, L, d] of embedding's dtype");
-  need_dim(ids, 3, "ids");
-  need_type(ids, ScalarType::Int, "ids", "int32");
-  need(ids.is_contiguous() && ids.numel() == tokens.count * ids.size(2), "ids must be contiguous [B, L, k]");
-  need(probs.numel() == ids.numel() && neg_entropy.numel() == tokens.count, "probs and neg_entropy must match ids");
-  const int k = int(ids.size(2));
-  const auto* believed = static_cast<const int32_t*>(ids.const_data_ptr());
-  const auto weights = Reals::of(probs, "probs"), entropies = Reals::of(neg_entropy, "neg_entropy"), curve_values = Reals::of(gate, "gate");
-  const Gate<double> curve{curve_values[0], curve_values[1], curve_values[2]};
-  const auto* grads = static_cast<const char*>(grad.const_data_ptr());
-
+                                                                  std::optional<Tensor> where, bool want_embedding, bool) {
+  const MixedRows rows(grad, input_ids, ids, probs, neg_entropy, embedding, gate, mask_token_id, shift, where);
+  const Table& table = rows.table;
+  const Tokens& tokens = rows.tokens;
+  const int k = rows.k;
   Tensor grad_probs = torch::stable::new_zeros(probs, {tokens.batch, tokens.length, k});
   Tensor grad_neg_entropy = torch::stable::new_zeros(neg_entropy, {tokens.batch, tokens.length});
   Tensor grad_gate = torch::stable::new_zeros(gate, {3});
@@ -68,36 +88,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_cpu(Tensor grad, T
 
   const int64_t mixed = int64_t(tokens.mixed.size());
   std::vector<double> grad_lambda(mixed, 0.0);
-  FirstFault fault;
   parallel_runs(mixed, kRowsARun, [&](int64_t first, int64_t last) {
     std::vector<double> dots(k + 1);
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
-      if (!Gate<double>::open(entropies[source])) continue;
-      const int32_t* row_ids = believed + source * k;
-      bool fit = true;
-      for (int j = 0; j < k; ++j) fit &= 0 <= row_ids[j] && row_ids[j] < table.rows;
-      if (!fit) {
-        fault.report(position);
-        continue;
-      }
-      const DotTask task{grads + position * table.row_bytes, table.data, table.stride, table.width, tokens.ids[position], row_ids, k, dots.data()};
+      const double entropy = rows.neg_entropy[source];
+      if (!Gate<double>::open(entropy)) continue;
+      const DotTask task{rows.grads + position * table.row_bytes, table.data, table.stride, table.width,
+                         tokens.ids[position], rows.ids + source * k, k, dots.data()};
       kernels().dot[int(table.dtype)](task);
-      const double lambda = curve.lambda(entropies[source]);
+      const double lambda = rows.curve.lambda(entropy);
       double along = -dots[0];
       for (int j = 0; j < k; ++j) {
-        along += weights[source * k + j] * dots[1 + j];
+        along += rows.probs[source * k + j] * dots[1 + j];
         out_probs.set(position * k + j, lambda * dots[1 + j]);
       }
       grad_lambda[i] = along;
-      out_entropy.set(position, along * curve.slopes(entropies[source]).neg_entropy);
+      out_entropy.set(position, along * rows.curve.slopes(entropy).neg_entropy);
     }
   });
-  if (fault.any()) fail("fb.ids: an id of row ", fault.row(), " (flattened) has no row in the embedding of ", table.rows, " rows");
-
   double total[3] = {0, 0, 0};
   for (int64_t i = 0; i < mixed; ++i) {
-    const auto slopes = curve.slopes(entropies[tokens.source(tokens.mixed[i], shift)]);
+    const auto slopes = rows.curve.slopes(rows.neg_entropy[tokens.source(tokens.mixed[i], shift)]);
     total[0] += grad_lambda[i] * slopes.scale;
     total[1] += grad_lambda[i] * slopes.steepness;
     total[2] += grad_lambda[i] * slopes.centre;
@@ -107,39 +119,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_cpu(Tensor grad, T
   if (!want_embedding) {
     return {torch::stable::new_empty(embedding, {0, table.width}), grad_probs, grad_neg_entropy, grad_gate};
   }
-  Tensor grad_embedding = torch::stable::new_zeros(embedding, {table.rows, table.width});
-  auto* out = static_cast<char*>(grad_embedding.mutable_data_ptr());
-  Contributions all(table.rows);
-  all.sort([&](auto&& add) {
-    for (const int64_t position : tokens.plain) add(tokens.ids[position], position, 1.0);
-    for (const int64_t position : tokens.mixed) {
-      const int64_t source = tokens.source(position, shift);
-      const double lambda = curve.lambda(entropies[source]);
-      add(tokens.ids[position], position, 1.0 - lambda);
-      if (lambda == 0) continue;
-      for (int j = 0; j < k; ++j) {
-        const double weight = lambda * weights[source * k + j];
-        if (weight != 0) add(believed[source * k + j], position, weight);
-      }
-    }
-  });
-  // One unit is one target's run of columns: the mask row, which every mixed position feeds, is shared among threads too.
-  const int64_t column_runs = (table.width + kGatherColumns - 1) / kGatherColumns;
-  parallel_runs(int64_t(all.targets.size()) * column_runs, 8, [&](int64_t first, int64_t last) {
-    for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t target = all.targets[unit / column_runs], begin = all.start[target];
-      const int64_t column = unit % column_runs * kGatherColumns;
-      const GatherTask task{grads, table.width, all.positions.data() + begin, all.weights.data() + begin,
-                            all.start[target + 1] - begin, column, std::min(kGatherColumns, table.width - column),
-                            out + target * table.row_bytes};
-      kernels().gather[int(table.dtype)](task);
-    }
-  });
+  Tensor grad_embedding = new_large(embedding, {table.rows, table.width});
+  rows.contributions().sum(rows.grads, table.dtype, table.width, static_cast<char*>(grad_embedding.mutable_data_ptr()), true);
   return {grad_embedding, grad_probs, grad_neg_entropy, grad_gate};
+}
+
+std::tuple<Tensor, Tensor> mix_embed_backward_rows_cpu(Tensor grad, Tensor input_ids, Tensor ids, Tensor probs,
+                                                       Tensor neg_entropy, Tensor embedding, Tensor gate,
+                                                       int64_t mask_token_id, int64_t shift, std::optional<Tensor> where) {
+  const MixedRows rows(grad, input_ids, ids, probs, neg_entropy, embedding, gate, mask_token_id, shift, where);
+  const Contributions all = rows.contributions();
+  const auto n = int64_t(all.rows().size());
+  Tensor indices = torch::stable::new_empty(input_ids, {n});
+  std::copy(all.rows().begin(), all.rows().end(), static_cast<int64_t*>(indices.mutable_data_ptr()));
+  Tensor values = torch::stable::new_empty(embedding, {n, rows.table.width});
+  all.sum(rows.grads, rows.table.dtype, rows.table.width, static_cast<char*>(values.mutable_data_ptr()), false);
+  return {indices, values};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(soft_mask, CPU, m) { m.impl("mix_embed_backward", TORCH_BOX(&mix_embed_backward_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(soft_mask, CPU, m) {
+  m.impl("mix_embed_backward", TORCH_BOX(&mix_embed_backward_cpu));
+  m.impl("mix_embed_backward_rows", TORCH_BOX(&mix_embed_backward_rows_cpu));
+}
 
 }  // namespace soft_mask

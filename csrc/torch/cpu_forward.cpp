@@ -4,6 +4,7 @@
 
 #include "../common/gate.h"
 #include "../cpu/kernels.h"
+#include "logits_view.h"
 #include "parallel.h"
 #include "tensors.h"
 #include "tokens.h"
@@ -14,58 +15,18 @@ namespace {
 constexpr int64_t kRowsARun = 2;     // rows of logits: long
 constexpr int64_t kEmbedsARun = 64;  // rows of the embedding: short
 
-// Logits [B, L, V] and how their rows are summarised.
-struct LogitsView {
-  const char* data;
-  int64_t batch_bytes, row_bytes, length, vocab;
-  Dtype dtype;
-  int k;
-  double inverse_temperature;
-  std::vector<int64_t> bans;
-
-  LogitsView(const Tensor& logits, int64_t k_, const std::optional<Tensor>& temperature, std::vector<int64_t> ban)
-      : k(int(k_)), inverse_temperature(1.0), bans(std::move(ban)) {
-    need_dim(logits, 3, "logits");
-    dtype = dtype_of(logits, "logits");
-    vocab = logits.size(2);
-    need(vocab <= 1 || logits.stride(2) == 1, "logits must have neighbouring columns");
-    need(vocab <= std::numeric_limits<int32_t>::max(), "logits: rows of ", vocab, " do not fit 32-bit ids");
-    const int64_t bytes = kDtypeBytes[int(dtype)];
-    data = static_cast<const char*>(logits.const_data_ptr());
-    length = logits.size(1);
-    batch_bytes = logits.stride(0) * bytes;
-    row_bytes = logits.stride(1) * bytes;
-    if (temperature.has_value()) {
-      need(temperature->numel() == 1, "temperature must be a single number");
-      const double value = Reals::of(*temperature, "temperature")[0];
-      need(value > 0 && value < std::numeric_limits<double>::infinity(), "temperature must be positive and finite, got ", value);
-      inverse_temperature = 1.0 / value;
-    }
-    std::sort(bans.begin(), bans.end());
-    bans.erase(std::unique(bans.begin(), bans.end()), bans.end());
-    need(bans.empty() || (bans.front() >= 0 && bans.back() < vocab), "ban: ids must lie within the ", vocab, " logits of a row");
-    need(1 <= k_ && k_ <= vocab - int64_t(bans.size()), "k must lie between 1 and the ", vocab, " logits of a row less ",
-         bans.size(), " banned, got ", k_);
-  }
-
-  Fault summarise(int64_t row, SummaryTask& task) const {
-    task.logits = data + row / length * batch_bytes + row % length * row_bytes;
-    task.vocab = vocab;
-    task.k = k;
-    task.inverse_temperature = inverse_temperature;
-    task.bans = bans.data();
-    task.n_bans = int64_t(bans.size());
-    kernels().summarise[int(dtype)](task);
-    return task.fault;
-  }
-};
-
 // Scratch of one thread.
 struct Scratch {
-  std::vector<int32_t> ids;
   std::vector<double> probs;
-  explicit Scratch(int k) : ids(k), probs(k) {}
+  std::vector<float> maxima;
+  explicit Scratch(int k, int64_t vocab = 0) : probs(k), maxima(maxima_of(vocab)) {}
 };
+
+Fault summarise(const LogitsView& view, int64_t row, SummaryTask& task) {
+  view.describe(row, task);
+  kernels().summarise[int(view.dtype)](task);
+  return task.fault;
+}
 
 struct Faults {
   FirstFault not_finite, all_banned;
@@ -97,12 +58,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> feedback_cpu(Tensor logits, int64_t k
   const auto out_probs = MutableReals::of(probs), out_entropy = MutableReals::of(neg_entropy), out_lse = MutableReals::of(logsumexp);
   Faults faults;
   parallel_runs(count, kRowsARun, [&](int64_t first, int64_t last) {
-    Scratch scratch(view.k);
+    Scratch scratch(view.k, view.vocab);
     for (int64_t row = first; row < last; ++row) {
       SummaryTask task{};
       task.ids = out_ids + row * k;
       task.probs = scratch.probs.data();
-      faults.note(view.summarise(row, task), row);
+      task.maxima = scratch.maxima.data();
+      faults.note(summarise(view, row, task), row);
       for (int64_t j = 0; j < k; ++j) out_probs.set(row * k + j, task.probs[j]);
       out_entropy.set(row, task.neg_entropy);
       out_lse.set(row, task.logsumexp);
@@ -151,7 +113,7 @@ void need_ids(const FirstFault& fault, const char* name, int64_t rows) {
 }
 
 Tensor mix_embed_cpu(Tensor input_ids, Tensor ids, Tensor probs, Tensor neg_entropy, Tensor embedding, Tensor gate,
-                     int64_t mask_token_id, int64_t shift, std::optional<Tensor> where) {
+                     int64_t mask_token_id, int64_t shift, std::optional<Tensor> where, bool, bool) {
   const Table table(embedding);
   const Tokens tokens(input_ids, where, mask_token_id, table.rows);
   need_dim(ids, 3, "ids");
@@ -185,11 +147,12 @@ Tensor mix_embed_cpu(Tensor input_ids, Tensor ids, Tensor probs, Tensor neg_entr
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> soft_mask_embed_cpu(Tensor logits, Tensor input_ids, Tensor embedding,
-                                                               Tensor gate, int64_t mask_token_id, int64_t k,
-                                                               std::optional<Tensor> temperature,
-                                                               std::vector<int64_t> ban, int64_t shift,
-                                                               std::optional<Tensor> where, bool check) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_mask_embed_cpu(Tensor logits, Tensor input_ids, Tensor embedding,
+                                                                       Tensor gate, int64_t mask_token_id, int64_t k,
+                                                                       std::optional<Tensor> temperature,
+                                                                       std::vector<int64_t> ban, int64_t shift,
+                                                                       std::optional<Tensor> where, bool check, bool,
+                                                                       bool) {
   const Table table(embedding);
   const Tokens tokens(input_ids, where, mask_token_id, table.rows);
   const LogitsView view(logits, k, temperature, std::move(ban));
@@ -200,34 +163,40 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_mask_embed_cpu(Tensor logits, Te
   Tensor ids = torch::stable::new_zeros(embedding, {tokens.batch, tokens.length, k}, ScalarType::Int);
   Tensor probs = torch::stable::new_zeros(embedding, {tokens.batch, tokens.length, k}, real);
   Tensor neg_entropy = torch::stable::new_empty(embedding, {tokens.batch, tokens.length}, real);
+  Tensor logsumexp = torch::stable::new_empty(embedding, {tokens.batch, tokens.length}, real);
   auto* rows = static_cast<char*>(out.mutable_data_ptr());
   auto* out_ids = static_cast<int32_t*>(ids.mutable_data_ptr());
-  const auto out_probs = MutableReals::of(probs), out_entropy = MutableReals::of(neg_entropy);
+  const auto out_probs = MutableReals::of(probs), out_entropy = MutableReals::of(neg_entropy), out_lse = MutableReals::of(logsumexp);
   Faults faults;
   FirstFault unknown_id;
   copy_plain_rows(tokens, table, rows);
-  for (const int64_t position : tokens.plain) out_entropy.set(position, -std::numeric_limits<double>::infinity());
+  for (const int64_t position : tokens.plain) {
+    out_entropy.set(position, -std::numeric_limits<double>::infinity());
+    out_lse.set(position, -std::numeric_limits<double>::infinity());
+  }
   parallel_runs(int64_t(tokens.mixed.size()), kRowsARun, [&](int64_t first, int64_t last) {
-    Scratch scratch(view.k);
+    Scratch scratch(view.k, view.vocab);
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
       SummaryTask task{};
       task.ids = out_ids + position * k;
       task.probs = scratch.probs.data();
-      faults.note(view.summarise(source, task), source);
+      task.maxima = scratch.maxima.data();
+      faults.note(summarise(view, source, task), source);
       if (!ids_fit(task.ids, view.k, table.rows)) {
         unknown_id.report(source);
         continue;
       }
       for (int64_t j = 0; j < k; ++j) out_probs.set(position * k + j, task.probs[j]);
       out_entropy.set(position, task.neg_entropy);
+      out_lse.set(position, task.logsumexp);
       mix_position(table, tokens.ids[position], curve.lambda(task.neg_entropy), view.k, task.ids, task.probs,
                    rows + position * table.row_bytes);
     }
   });
   if (check) faults.raise();
   need_ids(unknown_id, "logits: among the k best,", table.rows);
-  return {out, ids, probs, neg_entropy};
+  return {out, ids, probs, neg_entropy, logsumexp};
 }
 
 }  // namespace
