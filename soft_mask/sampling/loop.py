@@ -9,13 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from soft_mask.diffusion.denoiser import encode, masked_rows, predicting_rows, read_feedback
+from soft_mask.diffusion.denoiser import encode, masked_rows, predicting_rows
 from soft_mask.diffusion.losses import ban_logits, default_chunk_rows
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
+from soft_mask.sampling.memory import Memory
 from soft_mask.state import Feedback
 
-__all__ = ["Callback", "Policy", "Prediction", "StepInfo", "denoise"]
+__all__ = ["Callback", "Policy", "Prediction", "State", "StepInfo", "denoise"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class StepInfo:
         nfe: forward passes spent so far.
         changed: tokens that changed in this step.
         feedback: store of leading shape ``[B, L]`` that the next forward will mix in, or None without soft masking.
-        final: this is the closing pass, which takes the likeliest token at every mask that is left.
+        final: this is the closing pass, which fills every mask that is left.
     """
 
     step: int
@@ -77,24 +78,58 @@ class Prediction:
         return torch.cat([choose(logits) for logits in self.logits(rows)] or [rows])
 
 
+@dataclass
+class State:
+    """Where the denoising stands; one object for all steps.
+
+    Attributes:
+        x: ``[B, L]``, never written to.
+        rows: ``[M]`` flat positions that are masked, ascending.
+        free: ``[B L]`` bool: what was masked at the beginning, and may be written.
+        prediction: of the last executed forward; None where no position was masked.
+        confidence: ``[B, L]``, for a policy to keep between steps.
+    """
+
+    x: Tensor
+    rows: Tensor
+    free: Tensor
+    mask_token_id: int
+    vocab_size: int
+    prediction: Prediction | None = None
+    confidence: Tensor | None = None
+
+    def written(self) -> Tensor:  # [W]
+        """Flat positions of the tokens that were written here and may be masked again."""
+        return (self.free & (self.x.flatten() != self.mask_token_id)).nonzero().squeeze(1)
+
+
 class Policy(Protocol):
-    """Which masked positions get which tokens in a step; the only thing that samplers differ in."""
+    """What changes in a step; the only thing that samplers differ in."""
 
     @property
     def steps(self) -> int: ...
+
+    @property
+    def holds(self) -> bool:
+        """A step that changed nothing lets the next one take the same prediction, without a forward."""
+        ...
+
+    @property
+    def goes_on(self) -> bool:
+        """Steps go on where nothing is masked."""
+        ...
 
     def time(self, step: int) -> float:
         """The time at which step 0 .. steps begins."""
         ...
 
-    def reveal(
-        self,
-        step: int,
-        rows: Tensor,  # [M] int64: flat positions that are masked, ascending
-        size: int,  # B L
-        prediction: Prediction,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:  # [R] flat positions, [R] tokens
+    def update(
+        self, step: int, state: State, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:  # [R] flat positions, [R] what they become: tokens, or the mask
+        ...
+
+    def close(self, state: State, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Tokens for every mask that is left after the last step."""
         ...
 
 
@@ -108,46 +143,55 @@ def denoise(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
     history: list[Tensor] | None = None,
+    remask_feedback: str = "erased",
 ) -> tuple[Tensor, int]:  # [B, L], NFE
     """Fill the masks of ``input_ids``; arguments are taken as checked (see :func:`soft_mask.generate`).
 
-    A step in which no token of the batch changed leaves the next forward's input as it was, so the next step takes the
-    prediction and the feedback again and no forward is spent ("skip = hold": the feedback does not refine itself while
-    nothing is revealed). What is left masked after the last step is filled by one closing forward.
+    A step in which no token of the batch changed leaves the next forward's input as it was, so a policy that holds takes
+    the prediction and the feedback again and no forward is spent ("skip = hold": the feedback does not refine itself
+    while nothing is revealed). No forward is spent either on a batch without masks. What is left masked after the last
+    step is filled by one closing forward.
     """
-    x = input_ids
-    feedback: Feedback | None = None
-    prediction: Prediction | None = None
+    mask, shape = model.mask_token_id, input_ids.shape
+    x, rows = input_ids, masked_rows(input_ids, mask, attention_mask)
+    if not rows.numel():
+        return x, 0
+    free = torch.zeros(x.numel(), dtype=torch.bool, device=x.device).index_fill_(0, rows, True)
+    state = State(x, rows, free, mask, model.vocab_size)
+    memory = None if soft_mask is None else Memory(model, soft_mask, shape, remask_feedback)
     nfe = 0
-    unread = False  # the last forward has not been read for feedback yet
     for step in range(policy.steps + 1):
         final = step == policy.steps
-        rows = masked_rows(x, model.mask_token_id, attention_mask)
-        if not rows.numel():
+        rows = state.rows
+        if not rows.numel() and (final or not policy.goes_on):
             break
-        if prediction is None or final:
-            hidden = encode(model, soft_mask, x, feedback, attention_mask)
-            prediction = Prediction(model, hidden, rows)
+        unread = False  # a forward of this step that has not been read for feedback yet
+        if rows.numel() and (state.prediction is None or final):
+            hidden = encode(model, soft_mask, x, memory.store if memory else None, attention_mask)
+            state.prediction = Prediction(model, hidden, rows)
             del hidden
             nfe += 1
-            unread = not final  # what the closing pass predicts feeds nothing
-        if final:
-            revealed, tokens = rows, prediction.tokens(rows, lambda logits: logits.argmax(-1))
-        else:
-            revealed, tokens = policy.reveal(step, rows, x.numel(), prediction, generator)
-        changed = int((tokens != model.mask_token_id).sum())
+            unread = memory is not None and not final  # what the closing pass predicts feeds nothing
+        revealed, tokens = policy.close(state, generator) if final else policy.update(step, state, generator)
+        before = x.flatten()[revealed]
+        changed = int((tokens != before).sum())
         if changed:
-            x = x.flatten().index_copy(0, revealed, tokens).view(x.shape)
-        if soft_mask is not None and unread:  # read once a forward, where the next one will mix
-            left = masked_rows(x, model.mask_token_id, attention_mask) if changed else rows
-            feedback = read_feedback(model, soft_mask, prediction.at(left), left, x.shape)
-            unread = False
-        if changed:
-            prediction = None
+            x = x.flatten().index_copy(0, revealed, tokens).view(shape)
+        left = masked_rows(x, mask, attention_mask) if changed else rows
+        if memory is not None and not final:
+            if unread and state.prediction is not None:  # read once a forward, where a later one may mix
+                kept = rows if remask_feedback == "last" else rows[x.flatten()[rows] == mask]
+                memory.read(state.prediction.at(kept), kept)
+            erased = (tokens == mask) & (before != mask)
+            memory.erase(revealed[erased], before[erased])
+        state.x, state.rows = x, left
+        if changed or not policy.holds:
+            state.prediction = None
         if history is not None:
             history.append(x)
         if callback is not None:
-            info = StepInfo(min(step + 1, policy.steps), policy.steps, policy.time(step), x, nfe, changed, feedback, final)
+            store = memory.store if memory else None
+            info = StepInfo(min(step + 1, policy.steps), policy.steps, policy.time(step), x, nfe, changed, store, final)
             if callback(info) is False:
                 break
     return x, nfe

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from soft_mask import SoftMask, generate, reference
 from soft_mask.models import MDLM
 from soft_mask.sampling import StepInfo
-from soft_mask.sampling.ancestral import gumbel, uniform
+from soft_mask.sampling.noise import gumbel, uniform
 from soft_mask.state import Feedback
 
 MASK = 10

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from soft_mask import generate
 from soft_mask.models import MDLM, MDLMConfig
-from soft_mask.sampling.ancestral import Ancestral, choose_tokens, gumbel
+from soft_mask.sampling import Sampler
 from soft_mask.sampling.loop import Prediction, StepInfo
+from soft_mask.sampling.noise import choose_tokens, gumbel
 
 MASK = 10
 
@@ -31,7 +32,7 @@ def chi_square(counts: Tensor, expected: Tensor) -> float:
 
 
 def test_times_run_from_one_to_eps() -> None:
-    policy = Ancestral(steps=4, eps=1e-5)
+    policy = Sampler("ancestral", steps=4, eps=1e-5)
     assert [policy.time(i) for i in range(5)] == pytest.approx([1.0, 0.7500025, 0.500005, 0.2500075, 1e-5], abs=1e-12)
 
 
@@ -71,7 +72,7 @@ def test_a_transition_is_the_original_one() -> None:
     with torch.no_grad():
         prediction = Prediction(model, model.hidden(model.embedding[ids]), rows)
         (logits,) = prediction.logits(rows[1:])
-    policy = Ancestral(steps=5, eps=0.0)  # its step 2 goes from 0.6 to 0.4
+    policy = Sampler("ancestral", steps=5, eps=0.0)  # its step 2 goes from 0.6 to 0.4
     kept = policy.time(3) / policy.time(2)
     q = torch.cat([logits.softmax(-1)[0, :MASK] * (1 - kept), torch.tensor([kept])])
     torch.testing.assert_close(q, torch.tensor(ORIGINAL_Q), rtol=0, atol=1e-6)
