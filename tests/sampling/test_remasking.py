@@ -93,7 +93,7 @@ def test_the_feedback_of_masked_again_positions_changes_the_samples(model: MDLM,
 def test_coin_and_race_have_one_law(make: Callable[..., MDLM], alg: str, top_p: float) -> None:
     """20,000 two-token sequences each: the shares of all 9 outcomes agree within 5 standard errors."""
     model = make(vocab_size=4)
-    model.output_layer.linear.weight.data *= 0.4  # flat enough for a nucleus of two tokens
+    model.output_layer.linear.weight.data *= 0.1  # flat enough for a nucleus of two tokens
     n = 20_000
     shares = []
     for noise in ("coin", "race"):
