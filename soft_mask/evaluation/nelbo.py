@@ -29,6 +29,7 @@ def nelbo(
     soft: bool = True,
     batch_size: int = 128,
     eps: float = 1e-3,
+    times: str = "stratified",
 ) -> Tensor:
     """Upper bound on -log p of every sequence (the MDLM bound, 1/t weighted), by ``draws`` Monte-Carlo draws.
 
@@ -45,11 +46,14 @@ def nelbo(
         valid one too: its predictor is a function of the corrupted tokens alone.
     batch_size: sequences per forward pass.
     eps: smallest time.
+    times: "stratified" over all sequences, or "antithetic" within each batch of ``batch_size`` as in MDLM's own
+        validation, whose numbers then depend on the batch size.
 
     Returns float64 ``[N]`` nats per sequence on the CPU, the mean over draws. Divide by L for nats per token.
     """
     # The diffusion package is a sibling: import it late, so that statistics alone cost nothing.
     from soft_mask.diffusion.corruption import mask_tokens
+    from soft_mask.diffusion.noise import antithetic_times
 
     if not isinstance(blocks, Tensor) or blocks.dtype != torch.int64 or blocks.dim() != 2:
         given = f"{blocks.dtype} {tuple(blocks.shape)}" if isinstance(blocks, Tensor) else type(blocks).__name__
@@ -61,6 +65,9 @@ def nelbo(
     if not 0.0 < eps < 1.0:
         raise ValueError(f"eps: expected a smallest time inside (0, 1), got {eps}")
 
+    if times not in ("stratified", "antithetic"):
+        raise ValueError(f"times: expected 'stratified' or 'antithetic', got {times!r}")
+
     n = blocks.shape[0]
     device = next(denoiser.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -69,10 +76,14 @@ def nelbo(
     denoiser.eval()
     try:
         for _ in range(draws):
-            times = stratified_times(n, generator, eps)
+            if times == "stratified":
+                all_times = stratified_times(n, generator, eps)
+            else:
+                sizes = [min(batch_size, n - at) for at in range(0, n, batch_size)]
+                all_times = torch.cat([antithetic_times(size, generator, eps) for size in sizes])
             for first in range(0, n, _DRAWN_TOGETHER):
                 clean = blocks[first : first + _DRAWN_TOGETHER].cpu()
-                t = times[first : first + _DRAWN_TOGETHER]
+                t = all_times[first : first + _DRAWN_TOGETHER]
                 noisy = mask_tokens(clean, t, denoiser.model.mask_token_id, generator)
                 for at in range(0, len(clean), batch_size):
                     part = slice(at, at + batch_size)

@@ -1,0 +1,143 @@
+"""Texts to measure perplexity on: the zero-shot sets of MDLM and the paper, local files, and the blocks made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .detokenize import DETOKENIZERS
+
+__all__ = ["ZERO_SHOT", "ZeroShot", "byte_count", "read_texts", "wrap", "zero_shot_texts"]
+
+DOCUMENTS_TOGETHER = 1000  # the default batch of `datasets.map`: blocks never reach over it in the originals
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Where a text set is: arguments of ``datasets.load_dataset``, the split that the originals validate on, the field.
+
+    ``revision``: sets that were scripts are read from the hub's own conversion to parquet.
+    """
+
+    path: str
+    name: str | None
+    split: str
+    field: str = "text"
+    detokenizer: str | None = None
+    revision: str | None = None
+
+
+PARQUET = "refs/convert/parquet"
+ZERO_SHOT: dict[str, ZeroShot] = {
+    "ptb": ZeroShot("ptb-text-only/ptb_text_only", None, "validation", "sentence", "ptb", PARQUET),
+    "wikitext2": ZeroShot("Salesforce/wikitext", "wikitext-2-raw-v1", "validation", "text", "wikitext"),
+    "wikitext103": ZeroShot("Salesforce/wikitext", "wikitext-103-raw-v1", "validation", "text", "wikitext"),
+    "lm1b": ZeroShot("billion-word-benchmark/lm1b", None, "test", "text", "lm1b", PARQUET),
+    "lambada": ZeroShot("EleutherAI/lambada_openai", "default", "test", "text", "lambada"),
+    "ag_news": ZeroShot("fancyzhx/ag_news", None, "test", "text", None),
+    "arxiv": ZeroShot("armanc/scientific_papers", "arxiv", "validation", "article", "scientific_papers", PARQUET),
+    "pubmed": ZeroShot("armanc/scientific_papers", "pubmed", "validation", "article", "scientific_papers", PARQUET),
+}
+
+
+def zero_shot_texts(name: str) -> Iterator[str]:
+    """Documents of a set of :data:`ZERO_SHOT`, detokenised as the originals do; streamed from the hub or its cache.
+
+    Raises:
+        ValueError: no such set. ImportError: ``datasets`` is missing. What ``datasets`` raises when it cannot be had.
+    """
+    if name not in ZERO_SHOT:
+        raise ValueError(f"dataset must be one of {', '.join(ZERO_SHOT)}, got {name!r}")
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError(f"the text set {name!r} needs the package datasets: pip install datasets") from error
+    where = ZERO_SHOT[name]
+    rows = load_dataset(where.path, where.name, split=where.split, revision=where.revision, streaming=True)
+    clean = DETOKENIZERS[where.detokenizer] if where.detokenizer else str
+    for row in rows:
+        yield clean(row[where.field])
+
+
+def read_texts(path: Path, field: str = "text", detokenizer: str | None = None) -> Iterator[str]:
+    """Documents of a local file: each ``field`` of a ``.jsonl``, or each line of any other file, both also ``.gz``.
+
+    Raises:
+        ValueError: the file cannot be read, is not UTF-8, or a line is not what it must be.
+    """
+    import gzip
+
+    opener = gzip.open if path.suffix == ".gz" else open
+    is_json = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
+    clean = DETOKENIZERS[detokenizer] if detokenizer else str
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not is_json:
+                    yield clean(line)
+                    continue
+                try:
+                    yield clean(json.loads(line)[field])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{path}, line {number}: no JSON object with the field {field!r}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+
+
+def wrap(texts: Iterable[str], tokenizer: Any, length: int, limit: int | None = None) -> Tensor:  # [N, L] int64
+    """Blocks of BOS + ``length - 2`` tokens + EOS, as in MDLM.
+
+    Every document ends with EOS; a thousand documents are joined and cut, and what does not fill a block is dropped.
+    (The originals split the documents over processes first, so that their block borders depend on the CPU count.)
+
+    Args:
+        tokenizer: of ``transformers``, with EOS; BOS is EOS where it has none.
+        limit: at most this many blocks.
+
+    Raises:
+        ValueError: the texts do not fill a block.
+    """
+    if length < 3:
+        raise ValueError(f"length must be at least 3, got {length}")
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise ValueError("tokenizer must have an EOS token")
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
+    blocks: list[Tensor] = []
+    inside, source, documents = length - 2, iter(texts), 0
+    while batch := list(islice(source, DOCUMENTS_TOGETHER)):
+        documents += len(batch)
+        joined: list[int] = []
+        for ids in tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
+            joined += [*ids, eos]
+        for at in range(0, len(joined) // inside * inside, inside):
+            blocks.append(torch.tensor([bos, *joined[at : at + inside], eos]))
+        if limit is not None and len(blocks) >= limit:
+            blocks = blocks[:limit]
+            break
+    if not blocks:
+        raise ValueError(f"the texts ({documents} documents) do not fill one block of {length} tokens")
+    return torch.stack(blocks)
+
+
+def byte_count(blocks: Tensor, tokenizer: Any) -> int:
+    """UTF-8 bytes of the text in the blocks, special tokens left out; exact for byte-level BPE such as GPT-2's.
+
+    There every character of a token's spelling is a byte. Other tokenizers' blocks are decoded, where a character cut
+    at a block's border counts as the three bytes of its replacement.
+    """
+    special = set(tokenizer.all_special_ids)
+    ids, counts = blocks.unique(return_counts=True)
+    kept = [(i, n) for i, n in zip(ids.tolist(), counts.tolist(), strict=True) if i not in special]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and type(backend.decoder).__name__ == "ByteLevel":
+        return sum(len(tokenizer.convert_ids_to_tokens(i)) * n for i, n in kept)
+    texts = tokenizer.batch_decode(blocks.tolist(), skip_special_tokens=True)
+    return sum(len(text.encode()) for text in texts)
