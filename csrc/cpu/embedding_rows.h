@@ -1,5 +1,5 @@
 // The rows of the embedding: mixing them forward, and what backward asks of them. Sums in float (double for double), one
-// rounding at the store; short runs of columns keep the sums in registers.
+// rounding at the store.
 #pragma once
 
 #include "../common/dtypes.h"
@@ -8,26 +8,47 @@
 
 namespace soft_mask::SOFT_MASK_ISA {
 
-constexpr int64_t kColumns = 64;
+constexpr int64_t kColumns = 64;  // of a sum in registers
+
+// Columns [first, first + n) of a mixed row, one by one.
+template <class T>
+inline void mix_columns(const MixTask& task, int64_t first, int64_t n) {
+  using Real = typename Accumulator<T>::type;
+  const T* table = static_cast<const T*>(task.table);
+  for (int64_t c = first; c < first + n; ++c) {
+    Real sum = Real(task.keep) * widen(table[task.base * task.table_stride + c]);
+    for (int j = 0; j < task.k; ++j) sum += Real(task.weights[j]) * widen(table[task.ids[j] * task.table_stride + c]);
+    narrow(sum, static_cast<T*>(task.out)[c]);
+  }
+}
 
 template <class T>
 void mix_row(const MixTask& task) {
-  using Real = typename Accumulator<T>::type;
+  constexpr int kVectors = kVectorBytes == 64 ? 8 : 4;
+  constexpr int kRun = kVectors * kLanes;
   const T* table = static_cast<const T*>(task.table);
-  const T* base = table + task.base * task.table_stride;
-  T* out = static_cast<T*>(task.out);
-  for (int64_t first = 0; first < task.width; first += kColumns) {
-    const int n = int(task.width - first < kColumns ? task.width - first : kColumns);
-    Real sum[kColumns];
-    for (int c = 0; c < n; ++c) sum[c] = Real(task.keep) * widen(base[first + c]);
+  int64_t first = 0;
+  for (; first + kRun <= task.width; first += kRun) {
+    const T* base = table + task.base * task.table_stride + first;
+    VectorF sum[kVectors];
+    for (int v = 0; v < kVectors; ++v) sum[v] = splat(float(task.keep)) * load(base + v * kLanes);
     for (int j = 0; j < task.k; ++j) {
-      const Real weight = Real(task.weights[j]);
-      if (weight == Real(0)) continue;
-      const T* row = table + int64_t(task.ids[j]) * task.table_stride + first;
-      for (int c = 0; c < n; ++c) sum[c] += weight * widen(row[c]);
+      const T* row = table + task.ids[j] * task.table_stride + first;
+      // Rows lie anywhere: the next one is called for while this one is added.
+      const T* next = j + 1 < task.k ? table + task.ids[j + 1] * task.table_stride + first
+                                     : table + task.ids[0] * task.table_stride + first + kRun;
+      for (int byte = 0; byte < kRun * int(sizeof(T)); byte += 64) __builtin_prefetch(reinterpret_cast<const char*>(next) + byte);
+      const VectorF weight = splat(float(task.weights[j]));
+      for (int v = 0; v < kVectors; ++v) sum[v] += weight * load(row + v * kLanes);
     }
-    for (int c = 0; c < n; ++c) narrow(sum[c], out[first + c]);
+    for (int v = 0; v < kVectors; ++v) store(sum[v], static_cast<T*>(task.out) + first + v * kLanes);
   }
+  mix_columns<T>(task, first, task.width - first);
+}
+
+template <>
+inline void mix_row<double>(const MixTask& task) {
+  mix_columns<double>(task, 0, task.width);
 }
 
 template <class T>

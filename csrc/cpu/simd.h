@@ -73,6 +73,20 @@ inline VectorF load(const Half* p) {
   return (VectorF)((special & (magnitude | 0x7f800000)) | (~special & finite) | ((bits & 0x8000) << 16));
 #endif
 }
+// 2 * kLanes elements from p on, in any order: for sums and maxima, which do not ask whose they are.
+struct Pair {
+  VectorF first, second;
+};
+template <class T>
+inline Pair load_pair(const T* p) {
+  return {load(p), load(p + kLanes)};
+}
+inline Pair load_pair(const BFloat16* p) {
+  VectorI both;  // a bfloat16 is the upper half of its float
+  std::memcpy(&both, p, sizeof both);
+  return {(VectorF)(both << 16), (VectorF)(both & int32_t(0xffff0000))};
+}
+
 // kLanes elements to p, each rounded once.
 inline void store(VectorF v, float* p) { std::memcpy(p, &v, sizeof v); }
 inline void store(VectorF v, BFloat16* p) {

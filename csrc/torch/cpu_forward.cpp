@@ -1,5 +1,7 @@
 // The forward operators on the CPU: checks, allocation, rows over threads. The arithmetic is in csrc/cpu.
+#include <algorithm>
 #include <cstring>
+#include <optional>
 #include <tuple>
 
 #include "../common/gate.h"
@@ -13,12 +15,14 @@ namespace soft_mask {
 namespace {
 
 constexpr int64_t kRowsARun = 2;     // rows of logits: long
+constexpr int64_t kMixedRowsARun = 4;
 constexpr int64_t kEmbedsARun = 64;  // rows of the embedding: short
 
 // Scratch of one thread.
 struct Scratch {
   std::vector<double> probs;
   std::vector<float> maxima;
+  double neg_entropy[2];
   explicit Scratch(int k, int64_t vocab = 0) : probs(k), maxima(maxima_of(vocab)) {}
 };
 
@@ -174,25 +178,40 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_mask_embed_cpu(Tensor lo
     out_entropy.set(position, -std::numeric_limits<double>::infinity());
     out_lse.set(position, -std::numeric_limits<double>::infinity());
   }
-  parallel_runs(int64_t(tokens.mixed.size()), kRowsARun, [&](int64_t first, int64_t last) {
-    Scratch scratch(view.k, view.vocab);
+  const int64_t mixed = int64_t(tokens.mixed.size());
+  // Long runs where there are rows enough for all threads, for what is called for ahead within a run.
+  const int64_t run = std::clamp<int64_t>(mixed / (8 * torch::stable::get_num_threads()), 1, kMixedRowsARun);
+  parallel_runs(mixed, run, [&](int64_t first, int64_t last) {
+    Scratch scratch(2 * view.k, view.vocab);
+    // A row is mixed after the next one has been read: the embeddings it needs are on their way meanwhile.
+    std::optional<int64_t> waiting;
+    const auto mix = [&](int64_t i) {
+      const int64_t position = tokens.mixed[i];
+      mix_position(table, tokens.ids[position], curve.lambda(scratch.neg_entropy[i % 2]), view.k, out_ids + position * k,
+                   scratch.probs.data() + i % 2 * view.k, rows + position * table.row_bytes);
+    };
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
       SummaryTask task{};
       task.ids = out_ids + position * k;
-      task.probs = scratch.probs.data();
+      task.probs = scratch.probs.data() + i % 2 * view.k;
       task.maxima = scratch.maxima.data();
       faults.note(summarise(view, source, task), source);
-      if (!ids_fit(task.ids, view.k, table.rows)) {
-        unknown_id.report(source);
-        continue;
-      }
       for (int64_t j = 0; j < k; ++j) out_probs.set(position * k + j, task.probs[j]);
       out_entropy.set(position, task.neg_entropy);
       out_lse.set(position, task.logsumexp);
-      mix_position(table, tokens.ids[position], curve.lambda(task.neg_entropy), view.k, task.ids, task.probs,
-                   rows + position * table.row_bytes);
+      scratch.neg_entropy[i % 2] = task.neg_entropy;
+      const bool fit = ids_fit(task.ids, view.k, table.rows);
+      if (fit && i + 1 < last) table.call_for(task.ids, view.k);
+      if (waiting.has_value()) mix(*waiting);
+      waiting.reset();
+      if (fit) {
+        waiting = i;
+      } else {
+        unknown_id.report(source);
+      }
     }
+    if (waiting.has_value()) mix(*waiting);
   });
   if (check) faults.raise();
   need_ids(unknown_id, "logits: among the k best,", table.rows);
