@@ -101,7 +101,7 @@ def draw(points: list[dict[str, Any]], title: str, file: Path) -> None:
             ax.set_xscale("log", base=2)
         values = sorted({p["at"] for p in some})
         ax.set_xticks(values, [f"{v:,}" for v in values])
-        ax.minorticks_off() if axis != "memory" else None
+        ax.minorticks_off()
         ax.set_xlabel(axis)
         ax.set_ylabel("ms (median)")
         ax.grid(alpha=0.3)

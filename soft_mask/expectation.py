@@ -34,10 +34,8 @@ def soft_mask_embed(
     input_ids: Tensor,  # [.., L] int64
     embedding: Tensor,  # [V_e, d], V_e >= V
     *,
+    gate: Tensor,  # [3] = scale, steepness, centre, in the dtype to compute in
     mask_token_id: int,
-    scale: float | Tensor,
-    steepness: float | Tensor,
-    centre: float | Tensor,
     temperature: float | Tensor,
     ban: tuple[int, ...],
     shift: int,
@@ -59,13 +57,11 @@ def soft_mask_embed(
     positions = mixed.nonzero().squeeze(1)
     length = max(1, input_ids.shape[-1] if input_ids.dim() else 1)
     sources = torch.where(positions % length > 0, positions - 1, positions) if shift else positions
-    compute = torch.float64 if torch.float64 in (logits.dtype, embedding.dtype) else torch.float32
     flat = logits.reshape(-1, logits.shape[-1])
     if check:
         for part in Rows(positions, sources, ban).blocks(flat.shape[1], 8):
-            checks.refuse_rows(_logits_of(flat, sources[part], ban, compute), names=sources[part])
-    gate = torch.stack([torch.as_tensor(x, dtype=compute, device=logits.device) for x in (scale, steepness, centre)])
-    heat = torch.as_tensor(temperature, dtype=compute, device=logits.device)
+            checks.refuse_rows(_logits_of(flat, sources[part], ban, gate.dtype), names=sources[part])
+    heat = torch.as_tensor(temperature, dtype=gate.dtype, device=logits.device)
     out = _Mix.apply(flat, input_ids.reshape(-1), embedding, gate, heat, Rows(positions, sources, ban))
     return out.reshape(*input_ids.shape, embedding.shape[1])
 

@@ -158,7 +158,7 @@ def soft_mask_embed(
     Args:
         algorithm: ``"top_k"``, or ``"expectation"``: the mean embedding under the whole distribution instead of its k best
             (the paper's full-vocabulary variant). That costs a matrix product with the embedding each way, done in blocks
-            of rows; ``k`` is then not used.
+            of rows; ``k`` is then not used, nor ``sparse_grad``: every row of the embedding is.
 
     Returns:
         ``[.., L, d]`` of embedding's dtype. Gradients go to ``embedding``, ``scale``, ``steepness`` and ``centre``, to
@@ -178,10 +178,11 @@ def soft_mask_embed(
     check = checks.checked(check, logits)
     if not logits_grad:
         logits = logits.detach()
+    compute = torch.float64 if torch.float64 in (embedding.dtype, logits.dtype) else torch.float32
     if algorithm == "expectation":
         return expectation.soft_mask_embed(
-            logits, input_ids, embedding, mask_token_id=mask_token_id, scale=scale, steepness=steepness, centre=centre,
-            temperature=temperature, ban=bans, shift=shift, where=where, check=check,
+            logits, input_ids, embedding, gate=_gate_tensor(scale, steepness, centre, compute, embedding.device),
+            mask_token_id=mask_token_id, temperature=temperature, ban=bans, shift=shift, where=where, check=check,
         )  # fmt: skip
     if _native.backend() == "reference":
         return reference.soft_mask_embed(
@@ -190,7 +191,6 @@ def soft_mask_embed(
         )  # fmt: skip
     from . import ops
 
-    compute = torch.float64 if torch.float64 in (embedding.dtype, logits.dtype) else torch.float32
     lead = input_ids.shape
     rows = _lead2(lead)
     out = ops.soft_mask_embed(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import soft_mask
-from soft_mask import Feedback, reference
+from soft_mask import Feedback, _native, reference
 from tests.operator_cases import EMBEDDING, FLOATS, GATE, STATISTIC, case
 
 
@@ -138,6 +138,18 @@ def test_where_names_the_rows() -> None:
     expected = (1 - lam) * table[c.input_ids[where]] + lam * (fb.probs[..., None] * table[fb.ids.long()]).sum(1)
     torch.testing.assert_close(found[where].double(), expected, rtol=0, atol=2e-5)
     assert torch.equal(found[~where], c.embedding[c.input_ids[~where]])
+
+
+@pytest.mark.skipif(_native.backend() == "reference", reason="the twin multiplies by a probability of 0")
+def test_absent_predictions_are_not_read() -> None:
+    """Where fewer than k logits are finite the missing ids are 0, and whatever row 0 of the embedding holds stays out."""
+    c = case(vocab=259, width=300)
+    c.logits[..., 5:] = float("-inf")
+    c.logits[..., 0] = float("-inf")
+    c.embedding[0] = float("nan")
+    c.input_ids[c.input_ids == 0] = 1
+    found = soft_mask.soft_mask_embed(c.logits, c.input_ids, c.embedding, mask_token_id=c.mask_token_id, k=8, **GATE)
+    assert found.isfinite().all()
 
 
 def test_no_feedback_is_the_plain_row() -> None:

@@ -17,7 +17,9 @@ inline void mix_columns(const MixTask& task, int64_t first, int64_t n) {
   const T* table = static_cast<const T*>(task.table);
   for (int64_t c = first; c < first + n; ++c) {
     Real sum = Real(task.keep) * widen(table[task.base * task.table_stride + c]);
-    for (int j = 0; j < task.k; ++j) sum += Real(task.weights[j]) * widen(table[task.ids[j] * task.table_stride + c]);
+    for (int j = 0; j < task.k; ++j) {
+      if (task.weights[j] != 0) sum += Real(task.weights[j]) * widen(table[task.ids[j] * task.table_stride + c]);
+    }
     narrow(sum, static_cast<T*>(task.out)[c]);
   }
 }
@@ -33,6 +35,7 @@ void mix_row(const MixTask& task) {
     VectorF sum[kVectors];
     for (int v = 0; v < kVectors; ++v) sum[v] = splat(float(task.keep)) * load(base + v * kLanes);
     for (int j = 0; j < task.k; ++j) {
+      if (task.weights[j] == 0) continue;
       const T* row = table + task.ids[j] * task.table_stride + first;
       // Rows lie anywhere: the next one is called for while this one is added.
       const T* next = j + 1 < task.k ? table + task.ids[j + 1] * task.table_stride + first

@@ -14,6 +14,7 @@
 namespace soft_mask::SOFT_MASK_ISA {
 
 static_assert(kBlock % kGroup == 0 && kBlock / kPerMaximum == kFold);
+static_assert(maxima_of(kBlock) == kFold && maxima_of(kBlock + 1) == 2 * kFold);
 constexpr float kTower = 8.0f;  // bits by which a logit may exceed what is taken for the maximum
 
 struct Sums {

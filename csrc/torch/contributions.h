@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "../cpu/kernels.h"
@@ -38,7 +39,6 @@ class Contributions {
   void sum(const char* grads, Dtype dtype, int64_t width, char* out, bool whole) const {
     const int64_t row_bytes = width * kDtypeBytes[int(dtype)];
     const int64_t total = int64_t(start_.size()) - 1, n = int64_t(rows_.size());
-    const int64_t runs = whole ? (total + kRowsARun - 1) / kRowsARun : 0;  // of the whole gradient
     const int64_t pieces = (width + kGatherColumns - 1) / kGatherColumns;
     std::vector<int64_t> heavy;  // such as the mask's row, which every mixed position feeds: in pieces, over the threads
     for (int64_t i = 0; i < n; ++i) {
@@ -53,7 +53,7 @@ class Contributions {
     const auto write_light = [&](int64_t i) {
       for (int64_t piece = 0; piece < pieces && entries(i) <= kHeavy; ++piece) write(i, piece);
     };
-    const int64_t heavy_units = int64_t(heavy.size()) * pieces, light_units = whole ? runs : (n + kRowsARun - 1) / kRowsARun;
+    const int64_t heavy_units = int64_t(heavy.size()) * pieces, light_units = ((whole ? total : n) + kRowsARun - 1) / kRowsARun;
     parallel_runs(heavy_units + light_units, 1, [&](int64_t unit, int64_t) {
       if (unit < heavy_units) return write(heavy[unit / pieces], unit % pieces);
       const int64_t first = (unit - heavy_units) * kRowsARun;

@@ -2,12 +2,11 @@
 //
 // With g the gradient of a mixed row and d = sum_j probs_j E[ids_j] - E[base]: d lambda = g . d. The embedding's gradient is
 // gathered, not scattered (contributions.h).
-#include <cstring>
 #include <tuple>
 
-#include "../common/gate.h"
 #include "../cpu/kernels.h"
 #include "contributions.h"
+#include "feedback_view.h"
 #include "large.h"
 #include "parallel.h"
 #include "tensors.h"
@@ -22,36 +21,23 @@ constexpr int64_t kRowsARun = 32;
 struct MixedRows {
   Table table;
   Tokens tokens;
-  int k;
-  const int32_t* ids;  // [B, L, k], one a row of feedback
-  Reals probs, neg_entropy;
+  FeedbackView fb;  // one a row
   Gate<double> curve;
   const char* grads;
   int64_t shift;
 
-  MixedRows(const Tensor& grad, const Tensor& input_ids, const Tensor& ids_, const Tensor& probs_, const Tensor& neg_entropy_,
+  MixedRows(const Tensor& grad, const Tensor& input_ids, const Tensor& ids, const Tensor& probs, const Tensor& neg_entropy,
             const Tensor& embedding, const Tensor& gate, int64_t mask_token_id, int64_t shift_, const std::optional<Tensor>& where)
-      : table(embedding), tokens(input_ids, where, mask_token_id, table.rows), probs(Reals::of(probs_, "probs")),
-        neg_entropy(Reals::of(neg_entropy_, "neg_entropy")), shift(shift_) {
+      : table(embedding), tokens(input_ids, where, mask_token_id, table.rows), fb(ids, probs, neg_entropy, tokens.count),
+        curve(gate_of(gate)), grads(static_cast<const char*>(grad.const_data_ptr())), shift(shift_) {
     need(dtype_of(grad, "grad") == table.dtype && grad.is_contiguous() && grad.numel() == tokens.count * table.width,
          "grad must be contiguous [B, L, d] of embedding's dtype");
-    need_dim(ids_, 3, "ids");
-    need_type(ids_, ScalarType::Int, "ids", "int32");
-    need(ids_.is_contiguous() && ids_.numel() == tokens.count * ids_.size(2), "ids must be contiguous [B, L, k]");
-    need(probs_.numel() == ids_.numel() && neg_entropy_.numel() == tokens.count, "probs and neg_entropy must match ids");
-    need(gate.numel() == 3, "gate must hold scale, steepness, centre");
-    k = int(ids_.size(2));
-    ids = static_cast<const int32_t*>(ids_.const_data_ptr());
-    const auto values = Reals::of(gate, "gate");
-    curve = {values[0], values[1], values[2]};
-    grads = static_cast<const char*>(grad.const_data_ptr());
+    FirstFault fault;
     for (const int64_t position : tokens.mixed) {
       const int64_t source = tokens.source(position, shift);
-      if (!Gate<double>::open(neg_entropy[source])) continue;
-      bool fit = true;
-      for (int j = 0; j < k; ++j) fit &= 0 <= ids[source * k + j] && ids[source * k + j] < table.rows;
-      need(fit, "fb.ids: an id of row ", position, " (flattened) has no row in the embedding of ", table.rows, " rows");
+      if (Gate<double>::open(fb.neg_entropy[source]) && !ids_fit(fb.ids + source * fb.k, fb.k, table.rows)) fault.report(position);
     }
+    need_ids(fault, "fb.ids", table.rows);
   }
 
   Contributions contributions() const {
@@ -60,12 +46,12 @@ struct MixedRows {
       for (const int64_t position : tokens.plain) add(tokens.ids[position], position, 1.0);
       for (const int64_t position : tokens.mixed) {
         const int64_t source = tokens.source(position, shift);
-        const double lambda = curve.lambda(neg_entropy[source]);
+        const double lambda = curve.lambda(fb.neg_entropy[source]);
         add(tokens.ids[position], position, 1.0 - lambda);
         if (lambda == 0) continue;
-        for (int j = 0; j < k; ++j) {
-          const double weight = lambda * probs[source * k + j];
-          if (weight != 0) add(ids[source * k + j], position, weight);
+        for (int j = 0; j < fb.k; ++j) {
+          const double weight = lambda * fb.probs[source * fb.k + j];
+          if (weight != 0) add(fb.ids[source * fb.k + j], position, weight);
         }
       }
     });
@@ -80,7 +66,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_cpu(Tensor grad, T
   const MixedRows rows(grad, input_ids, ids, probs, neg_entropy, embedding, gate, mask_token_id, shift, where);
   const Table& table = rows.table;
   const Tokens& tokens = rows.tokens;
-  const int k = rows.k;
+  const FeedbackView& fb = rows.fb;
+  const int k = fb.k;
   Tensor grad_probs = torch::stable::new_zeros(probs, {tokens.batch, tokens.length, k});
   Tensor grad_neg_entropy = torch::stable::new_zeros(neg_entropy, {tokens.batch, tokens.length});
   Tensor grad_gate = torch::stable::new_zeros(gate, {3});
@@ -92,15 +79,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_cpu(Tensor grad, T
     std::vector<double> dots(k + 1);
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
-      const double entropy = rows.neg_entropy[source];
+      const double entropy = fb.neg_entropy[source];
       if (!Gate<double>::open(entropy)) continue;
       const DotTask task{rows.grads + position * table.row_bytes, table.data, table.stride, table.width,
-                         tokens.ids[position], rows.ids + source * k, k, dots.data()};
+                         tokens.ids[position], fb.ids + source * k, k, dots.data()};
       kernels().dot[int(table.dtype)](task);
       const double lambda = rows.curve.lambda(entropy);
       double along = -dots[0];
       for (int j = 0; j < k; ++j) {
-        along += rows.probs[source * k + j] * dots[1 + j];
+        along += fb.probs[source * k + j] * dots[1 + j];
         out_probs.set(position * k + j, lambda * dots[1 + j]);
       }
       grad_lambda[i] = along;
@@ -109,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_cpu(Tensor grad, T
   });
   double total[3] = {0, 0, 0};
   for (int64_t i = 0; i < mixed; ++i) {
-    const auto slopes = rows.curve.slopes(rows.neg_entropy[tokens.source(tokens.mixed[i], shift)]);
+    const auto slopes = rows.curve.slopes(fb.neg_entropy[tokens.source(tokens.mixed[i], shift)]);
     total[0] += grad_lambda[i] * slopes.scale;
     total[1] += grad_lambda[i] * slopes.steepness;
     total[2] += grad_lambda[i] * slopes.centre;

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "../cpu/kernels.h"
+#include "feedback_view.h"
 #include "large.h"
 #include "logits_view.h"
 #include "parallel.h"
@@ -20,17 +21,14 @@ std::tuple<Tensor, Tensor> feedback_backward_cpu(Tensor grad_probs, Tensor grad_
   const LogitsView view(logits, ids.size(2), temperature, std::move(ban));
   const int64_t batch = logits.size(0), length = logits.size(1), count = batch * length;
   const int k = view.k;
-  need_type(ids, ScalarType::Int, "ids", "int32");
-  need(ids.is_contiguous() && ids.numel() == count * k, "ids must be contiguous [B, L, k]");
-  need(probs.numel() == count * k && grad_probs.numel() == count * k, "probs and grad_probs must match ids");
-  need(neg_entropy.numel() == count && logsumexp.numel() == count && grad_neg_entropy.numel() == count &&
-           grad_logsumexp.numel() == count,
-       "neg_entropy, logsumexp and their gradients must be [B, L]");
-  const auto p = Reals::of(probs, "probs"), h = Reals::of(neg_entropy, "neg_entropy"), lse = Reals::of(logsumexp, "logsumexp");
+  const FeedbackView fb(ids, probs, neg_entropy, count);
+  need(grad_probs.numel() == count * k, "grad_probs must be shaped like ids");
+  need(logsumexp.numel() == count && grad_neg_entropy.numel() == count && grad_logsumexp.numel() == count,
+       "logsumexp and the gradients of it and of neg_entropy must be [B, L]");
+  const auto p = fb.probs, h = fb.neg_entropy, lse = Reals::of(logsumexp, "logsumexp");
   const auto dp = Reals::of(grad_probs, "grad_probs"), dh = Reals::of(grad_neg_entropy, "grad_neg_entropy"),
              dlse = Reals::of(grad_logsumexp, "grad_logsumexp");
-  const auto* best = static_cast<const int32_t*>(ids.const_data_ptr());
-  for (int64_t i = 0; i < count * k; ++i) need(0 <= best[i] && best[i] < view.vocab, "ids: an id lies outside the logits");
+  for (int64_t row = 0; row < count; ++row) need(ids_fit(fb.ids + row * k, k, view.vocab), "ids: an id lies outside the logits");
 
   Tensor out = want_logits ? new_large(logits, {batch, length, view.vocab}) : torch::stable::new_empty(logits, {0, 0, view.vocab});
   auto* to = want_logits ? static_cast<char*>(out.mutable_data_ptr()) : nullptr;
@@ -57,7 +55,7 @@ std::tuple<Tensor, Tensor> feedback_backward_cpu(Tensor grad_probs, Tensor grad_
       task.neg_entropy = h[row];
       task.grad_logsumexp = dlse[row];
       task.grad_neg_entropy = dh[row];
-      task.ids = best + row * k;
+      task.ids = fb.ids + row * k;
       task.grad_best = grad_best.data();
       task.out = row_out;
       kernels().logits_grad[int(view.dtype)](task);

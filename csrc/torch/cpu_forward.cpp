@@ -4,8 +4,8 @@
 #include <optional>
 #include <tuple>
 
-#include "../common/gate.h"
 #include "../cpu/kernels.h"
+#include "feedback_view.h"
 #include "logits_view.h"
 #include "parallel.h"
 #include "tensors.h"
@@ -14,9 +14,9 @@
 namespace soft_mask {
 namespace {
 
-constexpr int64_t kRowsARun = 2;     // rows of logits: long
-constexpr int64_t kMixedRowsARun = 4;
-constexpr int64_t kEmbedsARun = 64;  // rows of the embedding: short
+constexpr int64_t kRowsARun = 2;       // rows of logits: long
+constexpr int64_t kMixedRowsARun = 4;  // the same, at most, where each is mixed too
+constexpr int64_t kEmbedsARun = 64;    // rows of the embedding: short
 
 // Scratch of one thread.
 struct Scratch {
@@ -78,12 +78,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> feedback_cpu(Tensor logits, int64_t k
   return {ids, probs, neg_entropy, logsumexp};
 }
 
-Gate<double> gate_of(const Tensor& gate) {
-  need(gate.numel() == 3, "gate must hold scale, steepness, centre");
-  const auto values = Reals::of(gate, "gate");
-  return {values[0], values[1], values[2]};
-}
-
 void copy_plain_rows(const Tokens& tokens, const Table& table, char* out) {
   parallel_runs(int64_t(tokens.plain.size()), kEmbedsARun, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -104,47 +98,28 @@ void mix_position(const Table& table, int64_t base, double lambda, int k, const 
   kernels().mix[int(table.dtype)](task);
 }
 
-bool ids_fit(const int32_t* ids, int k, int64_t rows) {
-  bool fit = true;
-  for (int j = 0; j < k; ++j) fit &= 0 <= ids[j] && ids[j] < rows;
-  return fit;
-}
-
-void need_ids(const FirstFault& fault, const char* name, int64_t rows) {
-  if (fault.any()) {
-    fail(name, ": an id of row ", fault.row(), " (flattened) has no row in the embedding of ", rows, " rows");
-  }
-}
-
 Tensor mix_embed_cpu(Tensor input_ids, Tensor ids, Tensor probs, Tensor neg_entropy, Tensor embedding, Tensor gate,
                      int64_t mask_token_id, int64_t shift, std::optional<Tensor> where, bool, bool) {
   const Table table(embedding);
   const Tokens tokens(input_ids, where, mask_token_id, table.rows);
-  need_dim(ids, 3, "ids");
-  need_type(ids, ScalarType::Int, "ids", "int32");
-  need(ids.is_contiguous() && ids.numel() == tokens.count * ids.size(2) && ids.size(2) >= 1, "ids must be contiguous [B, L, k]");
-  need(probs.numel() == ids.numel(), "probs must be shaped like ids");
-  need(neg_entropy.numel() == tokens.count, "neg_entropy must be shaped like input_ids");
-  const int k = int(ids.size(2));
-  const auto* believed = static_cast<const int32_t*>(ids.const_data_ptr());
-  const auto weights = Reals::of(probs, "probs"), entropies = Reals::of(neg_entropy, "neg_entropy");
+  const FeedbackView fb(ids, probs, neg_entropy, tokens.count);
   const auto curve = gate_of(gate);
   Tensor out = torch::stable::new_empty(embedding, {tokens.batch, tokens.length, table.width});
   auto* rows = static_cast<char*>(out.mutable_data_ptr());
   FirstFault fault;
   copy_plain_rows(tokens, table, rows);
   parallel_runs(int64_t(tokens.mixed.size()), kEmbedsARun, [&](int64_t first, int64_t last) {
-    Scratch scratch(k);
+    Scratch scratch(fb.k);
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
-      const int32_t* row_ids = believed + source * k;
-      const double lambda = curve.lambda(entropies[source]);
-      if (lambda != 0 && !ids_fit(row_ids, k, table.rows)) {
+      const int32_t* row_ids = fb.ids + source * fb.k;
+      const double lambda = curve.lambda(fb.neg_entropy[source]);
+      if (lambda != 0 && !ids_fit(row_ids, fb.k, table.rows)) {
         fault.report(position);
         continue;
       }
-      for (int j = 0; j < k; ++j) scratch.probs[j] = weights[source * k + j];
-      mix_position(table, tokens.ids[position], lambda, k, row_ids, scratch.probs.data(), rows + position * table.row_bytes);
+      for (int j = 0; j < fb.k; ++j) scratch.probs[j] = fb.probs[source * fb.k + j];
+      mix_position(table, tokens.ids[position], lambda, fb.k, row_ids, scratch.probs.data(), rows + position * table.row_bytes);
     }
   });
   need_ids(fault, "fb.ids", table.rows);

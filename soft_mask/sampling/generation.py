@@ -141,7 +141,7 @@ def _check_inputs(
         low, high = (int(value) for value in input_ids.aminmax())
         if low < 0 or high >= model.embedding.shape[0]:
             raise ValueError(f"input_ids must lie in [0, {model.embedding.shape[0]}), got ids from {low} to {high}")
-    _check_int("max_new_tokens", max_new_tokens, 0)
+    check_int("max_new_tokens", max_new_tokens, 0)
     length = input_ids.shape[1] + max_new_tokens
     longest = getattr(model, "model_length", None)
     if longest is not None and length > longest:
@@ -181,7 +181,7 @@ def make_sampler(
     alg = alg if alg is not None else getattr(model, "default_alg", "ancestral")
     if alg not in ALGORITHMS:
         raise ValueError(f"alg must be one of {', '.join(sorted(ALGORITHMS))}, got {alg!r}")
-    _check_int("steps", steps, 1)
+    check_int("steps", steps, 1)
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
     if noise_dtype not in (torch.float64, torch.float32):
@@ -233,7 +233,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_int(name: str, value: object, least: int) -> None:
+def check_int(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < least:

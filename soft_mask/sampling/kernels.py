@@ -51,14 +51,12 @@ def remdm(alpha_t: float, alpha_s: float, sigma: float) -> Transition:
 
 def remdm_cap(t: float, s: float, eta: float) -> Transition:
     """Re-mask with ``min(eta, (1 - alpha_s) / alpha_t)``."""
-    sigma = min(eta, s / (1.0 - t)) if t < 1.0 else eta
-    return remdm(1.0 - t, 1.0 - s, sigma)
+    return remdm(1.0 - t, 1.0 - s, min(eta, sigma_max(t, s)))
 
 
 def remdm_rescale(t: float, s: float, eta: float) -> Transition:
     """Re-mask with ``eta sigma_max``, sigma_max = min(1, (1 - alpha_s) / alpha_t)."""
-    sigma = eta * sigma_max(t, s)
-    return remdm(1.0 - t, 1.0 - s, sigma)
+    return remdm(1.0 - t, 1.0 - s, eta * sigma_max(t, s))
 
 
 def remdm_conf(t: float, s: float, confidence: Tensor) -> Transition:

@@ -34,8 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sm-mdlm": {"alg": "ancestral", "top_p": 0.9},
     "sm-remdm-cap": {"alg": "remdm-cap", "eta": 0.04, "top_p": 0.9},
     "sm-remdm-loop": {"alg": "remdm-loop", **ALGORITHMS["remdm-loop"], "top_p": 0.9},
-    "remdm-cap": {"alg": "remdm-cap", "eta": 0.008, "top_p": 0.9},
-    "remdm-rescale": {"alg": "remdm-rescale", "eta": 0.015, "top_p": 0.9},
+    "remdm-cap": {"alg": "remdm-cap", **ALGORITHMS["remdm-cap"], "top_p": 0.9},
+    "remdm-rescale": {"alg": "remdm-rescale", **ALGORITHMS["remdm-rescale"], "top_p": 0.9},
     "remdm-conf": {"alg": "remdm-conf", "top_p": 0.9, "confidence_dtype": torch.bfloat16},
     "remdm-loop": {"alg": "remdm-loop", **ALGORITHMS["remdm-loop"], "top_p": 0.9},
 }

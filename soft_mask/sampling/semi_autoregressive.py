@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
-from soft_mask.sampling.generation import GenerateOutput, generate
+from soft_mask.sampling.generation import GenerateOutput, check_int, generate
 from soft_mask.sampling.noise import uniform
 
 __all__ = ["generate_semi_autoregressive"]
@@ -51,10 +51,7 @@ def generate_semi_autoregressive(
         ("stride", stride, 1),
         ("num_strides", num_strides, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_int(name, value, least)
     if stride >= length:
         raise ValueError(f"stride must be below length={length}, or nothing joins the windows; got {stride}")
     if options.pop("history", False):
