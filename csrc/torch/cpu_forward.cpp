@@ -78,9 +78,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> feedback_cpu(Tensor logits, int64_t k
   return {ids, probs, neg_entropy, logsumexp};
 }
 
-void copy_plain_rows(const Tokens& tokens, const Table& table, char* out) {
-  parallel_runs(int64_t(tokens.plain.size()), kEmbedsARun, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
+// Over the threads, once: mix(first, last) for runs of the mixed positions, and the others' rows copied.
+template <class Mix>
+void embed_rows(const Tokens& tokens, const Table& table, char* out, int64_t run, const Mix& mix) {
+  const int64_t mixed = int64_t(tokens.mixed.size()), plain = int64_t(tokens.plain.size());
+  const int64_t mixed_runs = (mixed + run - 1) / run, plain_runs = (plain + kEmbedsARun - 1) / kEmbedsARun;
+  parallel_runs(mixed_runs + plain_runs, 1, [&](int64_t unit, int64_t) {
+    if (unit < mixed_runs) return mix(unit * run, std::min((unit + 1) * run, mixed));
+    const int64_t first = (unit - mixed_runs) * kEmbedsARun;
+    for (int64_t i = first; i < std::min(first + kEmbedsARun, plain); ++i) {
       const int64_t position = tokens.plain[i];
       std::memcpy(out + position * table.row_bytes, table.row(tokens.ids[position]), table.row_bytes);
     }
@@ -107,8 +113,7 @@ Tensor mix_embed_cpu(Tensor input_ids, Tensor ids, Tensor probs, Tensor neg_entr
   Tensor out = torch::stable::new_empty(embedding, {tokens.batch, tokens.length, table.width});
   auto* rows = static_cast<char*>(out.mutable_data_ptr());
   FirstFault fault;
-  copy_plain_rows(tokens, table, rows);
-  parallel_runs(int64_t(tokens.mixed.size()), kEmbedsARun, [&](int64_t first, int64_t last) {
+  embed_rows(tokens, table, rows, kEmbedsARun, [&](int64_t first, int64_t last) {
     Scratch scratch(fb.k);
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = tokens.mixed[i], source = tokens.source(position, shift);
@@ -148,15 +153,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_mask_embed_cpu(Tensor lo
   const auto out_probs = MutableReals::of(probs), out_entropy = MutableReals::of(neg_entropy), out_lse = MutableReals::of(logsumexp);
   Faults faults;
   FirstFault unknown_id;
-  copy_plain_rows(tokens, table, rows);
   for (const int64_t position : tokens.plain) {
     out_entropy.set(position, -std::numeric_limits<double>::infinity());
     out_lse.set(position, -std::numeric_limits<double>::infinity());
   }
-  const int64_t mixed = int64_t(tokens.mixed.size());
   // Long runs where there are rows enough for all threads, for what is called for ahead within a run.
-  const int64_t run = std::clamp<int64_t>(mixed / (8 * torch::stable::get_num_threads()), 1, kMixedRowsARun);
-  parallel_runs(mixed, run, [&](int64_t first, int64_t last) {
+  const int64_t run = std::clamp<int64_t>(int64_t(tokens.mixed.size()) / (8 * torch::stable::get_num_threads()), 1, kMixedRowsARun);
+  embed_rows(tokens, table, rows, run, [&](int64_t first, int64_t last) {
     Scratch scratch(2 * view.k, view.vocab);
     // A row is mixed after the next one has been read: the embeddings it needs are on their way meanwhile.
     std::optional<int64_t> waiting;
