@@ -3,7 +3,8 @@
 The choice is made once, when soft_mask is imported, from the environment variable ``SOFT_MASK_BACKEND``:
 
 - unset: the compiled operators where they load, else the reference path in plain PyTorch, with one warning;
-- ``native``, ``reference``, ``emulated-cuda``: that one, or an error which says what is missing.
+- ``native``, ``reference``: that one, or an error which says what is missing;
+- ``emulated-cuda``: the CUDA kernels, run on the CPU for tests, in development builds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import platform
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +23,11 @@ import torch
 from ._version import __version__
 
 LIBRARY = Path(__file__).with_name("libsoft_mask.so")
+EMULATED = Path(__file__).with_name("libsoft_mask_emulated.so")  # development builds only
 BACKENDS = ("native", "reference", "emulated-cuda")
 OLDEST_TORCH = (2, 10)  # whose stable C++ interface the library is built for
+CUDA_MOST_BEST = 64  # k: kMaxBest of csrc/cuda/traits.h
+CUDA_MOST_BANS = 256  # likewise kMaxBans
 
 
 class Selection(NamedTuple):
@@ -66,7 +71,7 @@ def how_to_build() -> str:
     return "pip install --force-reinstall --no-deps . (in a checkout of soft_mask, with a C++17 compiler)"
 
 
-def select(wanted: str | None, library: Path = LIBRARY) -> Selection:
+def select(wanted: str | None, library: Path = LIBRARY, emulated: Path = EMULATED) -> Selection:
     """Choose the backend; ``wanted`` is the value of ``SOFT_MASK_BACKEND``, None or empty where it is unset.
 
     Raises:
@@ -76,10 +81,13 @@ def select(wanted: str | None, library: Path = LIBRARY) -> Selection:
     if wanted and wanted not in BACKENDS:
         raise ValueError(f"SOFT_MASK_BACKEND={wanted!r} is no backend; expected one of {', '.join(BACKENDS)}.")
     if wanted == "emulated-cuda":
-        raise RuntimeError(
-            "SOFT_MASK_BACKEND=emulated-cuda was asked for, but this release has no CUDA kernels to emulate. "
-            "Unset it, or use native or reference."
-        )
+        try:
+            return Selection("emulated-cuda", emulated, load(emulated), "")
+        except NotLoaded as error:
+            raise RuntimeError(
+                f"SOFT_MASK_BACKEND=emulated-cuda was asked for, but only a development build has it: {error} "
+                f"To build it: SOFT_MASK_DEV=1 {how_to_build()}, with pybind11"
+            ) from None
     if wanted == "reference":
         return Selection("reference", None, {}, "SOFT_MASK_BACKEND=reference was asked for.")
     try:
@@ -103,8 +111,36 @@ _selection = select(os.environ.get("SOFT_MASK_BACKEND"))
 
 
 def backend() -> str:
-    """What this process runs: ``"native"`` or ``"reference"``."""
+    """What this process runs: ``"native"``, ``"reference"`` or ``"emulated-cuda"``."""
     return _selection.backend
+
+
+def serves(*tensors: torch.Tensor, k: int = 1, bans: int = 0) -> bool:
+    """Whether the compiled operators take these; else the reference path in plain PyTorch does.
+
+    On the CPU they take everything. On a GPU float64, k > 64 and more than 256 banned ids go the plain way, and so does all
+    of it where the library has no CUDA kernels, with one warning.
+    """
+    if _selection.backend == "reference":
+        return False
+    device = tensors[0].device.type
+    if device in ("cpu", "meta") and _selection.backend == "native":
+        return True
+    if device == "cuda" and not _selection.built.get("cuda_archs"):
+        _warn_of_no_kernels()
+        return False
+    fits = k <= CUDA_MOST_BEST and bans <= CUDA_MOST_BANS and all(x.dtype != torch.float64 for x in tensors)
+    return fits and device == ("cpu" if _selection.backend == "emulated-cuda" else "cuda")
+
+
+@cache
+def _warn_of_no_kernels() -> None:
+    warnings.warn(
+        "soft_mask runs its reference path in plain PyTorch on this GPU, slower and with more memory, because the library "
+        f"has no CUDA kernels: {_selection.why} To build them: {how_to_build()}, with nvcc",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def build_info() -> dict[str, Any]:
@@ -113,7 +149,8 @@ def build_info() -> dict[str, Any]:
     Returns:
         A new dict of JSON types: ``version`` of soft_mask; ``backend`` (``native``: the compiled operators;
         ``reference``: plain PyTorch); ``isa`` (the instruction set of the kernels that this processor gets, None on the
-        reference path) and ``isas_built``; ``cuda_archs`` (compute capabilities with a kernel inside, as ``"90"``);
+        reference path) and ``isas_built``; ``cuda_archs`` (compute capabilities with a kernel inside, as ``"90"``; ``"120+PTX"``
+        is compiled for newer ones when it is loaded; they need an NVIDIA driver >= 580);
         ``emulation`` (whether the CUDA kernels run on the CPU, for tests); ``torch`` (running) and ``torch_built``
         (built against; any torch from 2.10 on will do); ``compiler``; ``build_type``; ``library`` (its path); and
         ``why``: what is absent and what would add it, in words, empty where nothing is.
@@ -124,7 +161,7 @@ def build_info() -> dict[str, Any]:
         "backend": _selection.backend,
         "isa": built.get("isa"),
         "isas_built": built.get("isas_built", "").split(),
-        "cuda_archs": built.get("cuda_archs", []),
+        "cuda_archs": built.get("cuda_archs", "").split(),
         "emulation": built.get("emulation", False),
         "torch": torch.__version__,
         "torch_built": built.get("torch_built"),

@@ -50,7 +50,7 @@ def feedback(
     checks.need_k(k, logits.shape[-1], bans)
     checks.need_temperature(temperature)
     check = checks.checked(check, logits)
-    if _native.backend() == "reference":
+    if not _native.serves(logits, k=k, bans=len(bans)):
         return reference.feedback(logits if logits_grad else logits.detach(), k, temperature, bans, check)
     from . import ops
 
@@ -103,7 +103,7 @@ def mix_embed(
     fb = Feedback(*fb)
     checks.need_feedback(fb, input_ids)
     checks.need_gate(scale, steepness, centre)
-    if _native.backend() == "reference":
+    if not _native.serves(embedding, fb.probs, fb.neg_entropy, k=fb.k):
         return reference.mix_embed(
             input_ids, fb, embedding, mask_token_id=mask_token_id, scale=scale, steepness=steepness, centre=centre,
             shift=shift, where=where,
@@ -184,7 +184,7 @@ def soft_mask_embed(
             logits, input_ids, embedding, gate=_gate_tensor(scale, steepness, centre, compute, embedding.device),
             mask_token_id=mask_token_id, temperature=temperature, ban=bans, shift=shift, where=where, check=check,
         )  # fmt: skip
-    if _native.backend() == "reference":
+    if not _native.serves(logits, embedding, k=k, bans=len(bans)):
         return reference.soft_mask_embed(
             logits, input_ids, embedding, mask_token_id=mask_token_id, k=k, scale=scale, steepness=steepness,
             centre=centre, temperature=temperature, ban=bans, shift=shift, where=where, check=check,

@@ -8,6 +8,12 @@
 #include "../cpu/kernels.h"
 #include "build_config.h"
 
+#if defined(SOFT_MASK_EMULATION)
+#define SOFT_MASK_EMULATED "true"
+#else
+#define SOFT_MASK_EMULATED "false"
+#endif
+
 namespace {
 
 std::string quoted(const char* text) {
@@ -19,14 +25,24 @@ std::string quoted(const char* text) {
   return out + '"';
 }
 
+// The instruction set that runs on this machine.
+const char* isa() {
+#if defined(SOFT_MASK_EMULATION)
+  return "emulated CUDA";
+#else
+  return soft_mask::kernels().name;
+#endif
+}
+
 std::string build_info() {
   return std::string("{\"version\": ") + quoted(SOFT_MASK_VERSION)     //
       + ", \"torch_built\": " + quoted(SOFT_MASK_TORCH)                //
       + ", \"compiler\": " + quoted(SOFT_MASK_COMPILER)                //
       + ", \"build_type\": " + quoted(SOFT_MASK_BUILD_TYPE)            //
-      + ", \"isa\": " + quoted(soft_mask::kernels().name)              // the one that runs on this machine
+      + ", \"isa\": " + quoted(isa())                                  //
       + ", \"isas_built\": " + quoted(SOFT_MASK_ISAS)                  // names with a space between
-      + ", \"cuda_archs\": [], \"emulation\": false, \"why\": " + quoted(SOFT_MASK_WHY) + "}";
+      + ", \"cuda_archs\": " + quoted(SOFT_MASK_CUDA_ARCHS)           // likewise
+      + ", \"emulation\": " SOFT_MASK_EMULATED ", \"why\": " + quoted(SOFT_MASK_WHY) + "}";
 }
 
 }  // namespace
