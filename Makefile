@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LIBRARY := soft_mask/libsoft_mask.so
 BUILT_FROM := pyproject.toml setup.py CMakeLists.txt soft_mask/_version.py $(wildcard _build/*.py csrc/*/*)
+# In .venv the CUDA kernels are for the GPU at hand, or for one architecture that is not: pip install . compiles for all.
+NATIVE_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd ';')
+export TORCH_CUDA_ARCH_LIST ?= $(or $(NATIVE_ARCH),9.0)
 
-.PHONY: help demo test lint bench install clean
+.PHONY: help demo test test-all lint bench gpu-report install clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -16,21 +19,27 @@ help: ## show this
 demo: $(VENV)/.installed ## see soft masking at work (ARGS=--quick: under a minute)
 	@$(BIN)/soft-mask demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.installed ## run the tests, on the compiled operators (ARGS="-k info")
+test: $(VENV)/.developed ## run the tests, on the compiled operators (ARGS="-k info")
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.developed ## the same, the operators' tests on all emulated CUDA kernels, and a wheel for all architectures
+	@$(BIN)/python -m pytest --all $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy soft_mask
 
-bench: $(VENV)/.dev $(VENV)/.installed ## run the benchmarks
+bench: $(VENV)/.developed ## run the benchmarks
 	@$(BIN)/python -m pytest bench $(ARGS)
+
+gpu-report: ## check and measure the CUDA kernels, where there is a GPU (no network is needed; ARGS=--rehearse: where there is none)
+	@$(PYTHON) -m bench.gpu_report $(ARGS)
 
 install: $(VENV)/.installed ## .venv with soft_mask in it, editable
 
 clean: ## remove .venv, the library and what builds and tools left
-	rm -rf $(VENV) $(LIBRARY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) soft_mask/*.so build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -60,9 +69,15 @@ $(VENV)/.installed: $(VENV)/.demo $(BUILT_FROM)
 	@$(PIP) install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
+# with what only the tests look into
+$(VENV)/.developed: $(VENV)/.dev $(BUILT_FROM)
+	@echo "-- building the operators and the emulated CUDA kernels, installing soft_mask in place"
+	@SOFT_MASK_DEV=1 $(PIP) install -q --no-build-isolation --no-deps -e .
+	@touch $(VENV)/.installed $@
+
 # someone removed the library: build it again, unless it is not wanted
 ifeq ($(wildcard $(LIBRARY)),)
 ifneq ($(SOFT_MASK_NATIVE),0)
-.PHONY: $(VENV)/.installed
+.PHONY: $(VENV)/.installed $(VENV)/.developed
 endif
 endif

@@ -2,7 +2,10 @@
 
 Environment variables:
     SOFT_MASK_NATIVE     unset: build the operators where there is a C++ compiler; 0: never; 1: no compiler is an error
-    SOFT_MASK_CUDA       auto (default), 0 or 1: the CUDA kernels
+    SOFT_MASK_CUDA       auto (default): the CUDA kernels where there is an nvcc, with or without a GPU; 0: not; 1: or an error
+    SOFT_MASK_DEV        1: also the emulated CUDA kernels and their Python module, for the tests (needs pybind11)
+    TORCH_CUDA_ARCH_LIST what to compile them for, as "9.0" or "8.0;12.0+PTX" (default: 8.0 9.0 10.0 12.0+PTX)
+    CUDACXX, CUDA_HOME   where nvcc is, if not on PATH
     SOFT_MASK_BUILD_DIR  a build folder that is kept, for quick rebuilds while working on csrc/ (default: a fresh one)
     CXX, CXXFLAGS, CMAKE_BUILD_PARALLEL_LEVEL  as CMake reads them
 """
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -29,9 +33,10 @@ except ImportError:  # setuptools < 70.1
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "_build"))
-from discover import find_tool, find_torch  # noqa: E402
+from discover import OLDEST_NVCC, cuda_archs, find_nvcc, find_tool, find_torch  # noqa: E402
 
 LIBRARY = "libsoft_mask.so"
+DEVELOPMENT = ("libsoft_mask_emulated.so", "_emulation.*.so")
 
 
 def choice(variable: str, *values: str) -> str:
@@ -42,13 +47,28 @@ def choice(variable: str, *values: str) -> str:
     return value
 
 
-def why_no_cuda() -> str:
-    """Why the library will hold no CUDA kernels; with SOFT_MASK_CUDA=1 every such reason is an error."""
+class Cuda(NamedTuple):
+    nvcc: str
+    archs: list[str]
+    why_not: str  # "" where there is an nvcc
+
+
+def cuda() -> Cuda:
+    """What the CUDA kernels are compiled with, or why there are none; with SOFT_MASK_CUDA=1 every such reason is an error."""
     wanted = choice("SOFT_MASK_CUDA", "auto", "0", "1")
-    why = "This release has no CUDA kernels."
-    if wanted == "1":
-        raise SystemExit(f"soft_mask: SOFT_MASK_CUDA=1 was asked for. {why} Use SOFT_MASK_CUDA=auto or 0.")
-    return why if wanted == "auto" else "Built with SOFT_MASK_CUDA=0: no CUDA kernels."
+    if wanted == "0":
+        return Cuda("", [], "Built with SOFT_MASK_CUDA=0: no CUDA kernels.")
+    nvcc = find_nvcc()
+    if nvcc is None:
+        oldest = ".".join(map(str, OLDEST_NVCC))
+        why = f"No CUDA kernels: there was no nvcc >= {oldest} (looked at CUDACXX, CUDA_HOME, PATH) when it was built."
+        if wanted == "1":
+            raise SystemExit(f"soft_mask: SOFT_MASK_CUDA=1 was asked for. {why} Use SOFT_MASK_CUDA=auto or 0.")
+        return Cuda("", [], why)
+    try:
+        return Cuda(nvcc, cuda_archs(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST")), "")
+    except ValueError as error:
+        raise SystemExit(f"soft_mask: {error}.") from None
 
 
 def why_no_library() -> str | None:
@@ -65,6 +85,15 @@ def why_no_library() -> str | None:
     if why and native == "1":
         raise SystemExit(f"soft_mask: SOFT_MASK_NATIVE=1 was asked for, but {why}.")
     return why
+
+
+def for_development() -> dict[str, str]:
+    """CMake's settings for the emulated kernels."""
+    try:
+        import pybind11
+    except ImportError:
+        raise SystemExit("soft_mask: SOFT_MASK_DEV=1 needs pybind11: pip install pybind11") from None
+    return {"SOFT_MASK_DEV": "ON", "pybind11_DIR": pybind11.get_cmake_dir(), "Python_EXECUTABLE": sys.executable}
 
 
 class BuildWithCMake(build_ext):
@@ -85,7 +114,10 @@ class BuildWithCMake(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "TORCH_DIR": torch.folder.as_posix(),
             "TORCH_VERSION": torch.version,
-            "SOFT_MASK_WHY": WHY_NO_CUDA,
+            "SOFT_MASK_WHY": CUDA.why_not,
+            "SOFT_MASK_CUDA_ARCHS": ";".join(CUDA.archs),
+            **({"CMAKE_CUDA_COMPILER": CUDA.nvcc} if CUDA.nvcc else {}),
+            **(for_development() if DEV else {}),
         }
         configure = [cmake, "-S", str(ROOT), "-B", folder, *(f"-D{name}={value}" for name, value in settings.items())]
         configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else ["-G", "Unix Makefiles"]
@@ -100,7 +132,10 @@ class BuildWithCMake(build_ext):
             ) from None
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(folder, LIBRARY), target)
+        for built in [Path(folder, LIBRARY), *(made for name in DEVELOPMENT for made in Path(folder).glob(name))]:
+            # Beside it first: a library that is in use must not be written into.
+            shutil.copy(built, target.with_name(built.name + ".new"))
+            os.replace(target.with_name(built.name + ".new"), target.with_name(built.name))
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -112,11 +147,15 @@ class Editable(editable_wheel):
     def run(self) -> None:
         if WHY_NO_LIBRARY:  # else the library of an earlier build would be loaded
             (ROOT / "soft_mask" / LIBRARY).unlink(missing_ok=True)
+        if not DEV or WHY_NO_LIBRARY:
+            for left in (left for name in DEVELOPMENT for left in (ROOT / "soft_mask").glob(name)):
+                left.unlink()
         super().run()
 
 
-WHY_NO_CUDA = why_no_cuda()
+DEV = choice("SOFT_MASK_DEV", "0", "1") == "1"
 WHY_NO_LIBRARY = why_no_library()
+CUDA = cuda()
 if WHY_NO_LIBRARY:
     print(f"soft_mask: installing without the compiled operators: {WHY_NO_LIBRARY}.", file=sys.stderr)
 

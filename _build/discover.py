@@ -1,4 +1,4 @@
-"""What the build needs and where it is: torch (its headers and libraries), cmake, ninja.
+"""What the build needs and where it is: torch (its headers and libraries), cmake, ninja, nvcc.
 
 Used by backend.py, which asks pip for what is absent, and by setup.py, which uses what is there.
 """
@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 OLDEST_TORCH = (2, 10)  # the first whose stable interface has all that csrc/torch uses
 OLDEST_CMAKE = (3, 18)
+OLDEST_NVCC = (12, 0)
+CUDA_ARCHS = ("80", "90", "100", "120")  # what a release has kernels for, as far as the nvcc at hand knows them
 
 
 class Torch(NamedTuple):
@@ -78,3 +80,40 @@ def find_tool(name: str) -> str | None:
         if answer.returncode == 0 and (name != "cmake" or numbers(answer.stdout) >= OLDEST_CMAKE):
             return candidate
     return None
+
+
+def find_nvcc() -> str | None:
+    """An nvcc that runs and is new enough: CUDACXX, CUDA_HOME, PATH, the usual place. It may be a wrapper script."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [os.environ.get("CUDACXX"), home and f"{home}/bin/nvcc", shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
+    for candidate in filter(None, candidates):
+        try:
+            answer = subprocess.run([candidate, "--version"], capture_output=True, text=True)
+        except OSError:
+            continue
+        release = re.search(r"release ([\d.]+)", answer.stdout)
+        if answer.returncode == 0 and release and numbers(release[1]) >= OLDEST_NVCC:
+            return candidate
+    return None
+
+
+def cuda_archs(nvcc: str, wanted: str | None) -> list[str]:
+    """CMake's names of the architectures to compile for: those of ``TORCH_CUDA_ARCH_LIST`` where it is set (``wanted``, as
+    ``"8.0;9.0+PTX"``), else all of a release that this nvcc knows, and PTX of the last for GPUs to come.
+
+    Raises:
+        ValueError: a name that is no architecture.
+    """
+    if wanted:
+        names = []
+        for entry in re.split(r"[;,\s]+", wanted.strip()):
+            found = re.fullmatch(r"(\d+)\.?(\d)([af]?)(\+PTX)?", entry)
+            if not found:
+                raise ValueError(f"TORCH_CUDA_ARCH_LIST={wanted!r}: {entry!r} is no compute capability such as 9.0 or 12.0+PTX")
+            arch = found[1] + found[2] + found[3]
+            names.append(arch if found[4] else f"{arch}-real")
+        return names
+    answer = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
+    known = set(re.findall(r"compute_(\d+)", answer.stdout))
+    archs = [arch for arch in CUDA_ARCHS if arch in known]
+    return [f"{arch}-real" for arch in archs[:-1]] + archs[-1:]

@@ -183,7 +183,11 @@ def test_leading_shapes(lead: tuple[int, ...]) -> None:
 
 
 def test_strides() -> None:
-    """Any strides give the bits of the contiguous copy: sliced, transposed, expanded, a wider table, a strided table."""
+    """Any strides give the contiguous copy's result: sliced, transposed, expanded, a wider table, a strided table.
+
+    On the CPU to the bit; the CUDA kernels cut a row where lines of memory begin, so that its sums come in another order.
+    """
+    tolerance = 1e-6 if _native.backend() == "emulated-cuda" else 0.0
     g = torch.Generator().manual_seed(4)
     big = torch.randn(3, 12, 101, generator=g)
     table = torch.randn(120, 9, generator=g)
@@ -194,7 +198,8 @@ def test_strides() -> None:
         for embedding in (table, table[:, :5], torch.randn(9, 120, generator=g).T):
             arguments = {"mask_token_id": 100, **GATE}
             found = soft_mask.soft_mask_embed(logits, ids, embedding, **arguments)
-            assert torch.equal(found, soft_mask.soft_mask_embed(logits.contiguous(), ids, embedding.contiguous(), **arguments))
+            true = soft_mask.soft_mask_embed(logits.contiguous(), ids, embedding.contiguous(), **arguments)
+            torch.testing.assert_close(found, true, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

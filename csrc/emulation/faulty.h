@@ -61,7 +61,8 @@ inline void shared_set_by_all(Params) { shared_memory<Shared>().cells[0].set(thr
 inline void no_fence(Params p) {
   if (thread_index() != 0) return;
   publish(p.out + block_index(), 1.0f);
-  if (atomic_add(p.ticket, 1) == kBlocks - 1) consume(p.out + 1 - block_index());
+  if (atomic_add(p.ticket, 1) < kBlocks - 1) return;
+  consume(p.out + 1 - block_index());
   atomic_set(p.ticket, 0);
 }
 // Whoever reads did not wait for the other's count.

@@ -50,7 +50,7 @@ struct Fiber::Context {
 };
 
 void Fiber::start(void (*entry)()) {
-  auto* top = reinterpret_cast<uint64_t*>(stack_ + kStackBytes) - 2;  // entry finds the stack as after a call
+  auto* top = reinterpret_cast<uint64_t*>(stack_ + kStackBytes) - 1;  // entry finds the stack as a call leaves it
   *top = 0;
   *--top = reinterpret_cast<uint64_t>(entry);
   for (int saved = 0; saved < 6; ++saved) *--top = 0;

@@ -88,15 +88,18 @@ void Memory::touch(const void* pointer, int bytes, Access access, const Toucher&
     auto& trace = region.traces[i];
     const bool others = trace.thread >= 0 && trace.thread != thread;
     const bool same_block = others && trace.thread / threads_ == by.block;
-    const bool raced = others && (same_block ? trace.epoch == by.epoch : trace.published == 0 || access != Access::consume);
+    const bool handed = trace.published > 0 && access == Access::consume;
+    const bool fenced = others && fences_[size_t(trace.thread)] > trace.published;
+    const bool raced = others && !handed && (!same_block || trace.epoch == by.epoch);
     if (raced) {
       fail("race: " + who(thread, threads_) + (reads ? " reads" : " writes") + " byte " + std::to_string(i * kGrain) + " of " +
            region.name + ", which " + who(trace.thread, threads_) + " wrote with no order between them");
     }
-    if (others && !same_block) {  // consume: published, fenced, counted by an atomic; then an atomic of the reader's
+    if (others && handed) {  // published, fenced, counted by an atomic; then an atomic of the reader's
       const auto& writer = blocks_[size_t(trace.thread / threads_)];
-      const uint32_t fenced = fences_[size_t(trace.thread)];
-      if (fenced < trace.published || writer.released < fenced || blocks_[size_t(by.block)].acquired < writer.released) {
+      const bool released = same_block || (writer.released > fences_[size_t(trace.thread)] &&
+                                           blocks_[size_t(by.block)].acquired > writer.released);
+      if (!fenced || !released) {
         fail("race: " + who(thread, threads_) + " consumes byte " + std::to_string(i * kGrain) + " of " + region.name +
              " before " + who(trace.thread, threads_) + " has fenced and released it");
       }

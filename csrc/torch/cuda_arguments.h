@@ -53,7 +53,7 @@ inline cuda::TokenParams token_params(GpuCall& call, const Tensor& input_ids, co
   need_type(input_ids, ScalarType::Long, "input_ids", "int64");
   need(input_ids.is_contiguous(), "input_ids must be contiguous");
   cuda::TokenParams p{};
-  p.ids = call.reads<int64_t>(input_ids, "input_ids");
+  p.ids = call.reads_input_ids(input_ids);
   p.count = input_ids.numel();
   p.length = input_ids.size(1);
   p.mask_token_id = mask_token_id;

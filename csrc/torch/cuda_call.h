@@ -54,6 +54,8 @@ class GpuCall {
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) const { return torch::stable::new_empty(like_, sizes, type); }
   Tensor zeros(const std::vector<int64_t>& sizes, ScalarType type) const { return torch::stable::new_zeros(like_, sizes, type); }
 
+  const int64_t* reads_input_ids(const Tensor& x) { return input_ids_ = reads<int64_t>(x, "input_ids"); }
+
   // Scratch that lives as long as the call.
   template <class T>
   T* scratch(const std::vector<int64_t>& sizes, ScalarType type, const char* name, bool zero = false) {
@@ -98,7 +100,9 @@ class GpuCall {
     const auto any = [&](cuda::Fault fault) { return found[size_t(fault)] != 0; };
     if (any(cuda::Fault::temperature)) fail("temperature must be positive and finite, and not below 1e-30");
     if (any(cuda::Fault::input_ids)) {
-      fail("input_ids: the id at row ", row(cuda::Fault::input_ids), " (flattened) has no row in the embedding of ", rows, " rows");
+      int64_t id = 0;
+      cuda::read_back(&id, input_ids_ + row(cuda::Fault::input_ids), sizeof id, where());
+      fail("input_ids: id ", id, " at row ", row(cuda::Fault::input_ids), " (flattened) has no row in the embedding of ", rows, " rows");
     }
     if (check_ && any(cuda::Fault::not_finite)) {
       fail("logits: row ", row(cuda::Fault::not_finite), " (flattened) holds NaN or +inf; check=False turns this check off");
@@ -157,6 +161,7 @@ class GpuCall {
   std::vector<Tensor> kept_;
   uint64_t* faults_ = nullptr;
   bool check_ = false;
+  const int64_t* input_ids_ = nullptr;
 };
 
 }  // namespace soft_mask
