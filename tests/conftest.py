@@ -8,6 +8,17 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also the thorough tests, which take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="thorough: make test-all runs it"))
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Stop, with an error, where something else runs than is to be tested: by default the compiled operators."""
     wanted = os.environ.get("SOFT_MASK_BACKEND") or "native"
@@ -16,6 +27,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     found = build_info()
     if found["backend"] != wanted:
         pytest.exit(f"these tests are for SOFT_MASK_BACKEND={wanted}, but {found['backend']} runs: {found['why']}", 1)
+    if wanted == "emulated-cuda":
+        from soft_mask import _emulation
+
+        _emulation.set_seed(int(os.environ.get("SOFT_MASK_SEED", "0")))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,8 +36,10 @@ def test_native_library_describes_itself() -> None:
     assert info["build_type"] == "Release"
     assert info["compiler"].split()[1][0].isdigit()
     assert Path(info["library"]).samefile(_native.LIBRARY)
-    assert info["cuda_archs"] == [] and info["emulation"] is False
-    assert "CUDA" in info["why"]
+    assert info["emulation"] is False
+    assert all(re.fullmatch(r"\d+[af]?(\+PTX)?", arch) for arch in info["cuda_archs"])
+    assert bool(info["cuda_archs"]) == (info["why"] == "")
+    assert info["cuda_archs"] or "CUDA" in info["why"]
     assert json.loads(json.dumps(info)) == info
 
 
@@ -57,13 +60,13 @@ def test_absent_library_warns_once_and_gives_the_reference(tmp_path: Path) -> No
     ("wanted", "error", "words"),
     [
         ("native", RuntimeError, "SOFT_MASK_BACKEND=native was asked for.*not built.*pip install"),
-        ("emulated-cuda", RuntimeError, "no CUDA kernels to emulate"),
+        ("emulated-cuda", RuntimeError, "only a development build has it.*not built.*SOFT_MASK_DEV=1 pip install"),
         ("cuda", ValueError, "'cuda' is no backend; expected one of native, reference, emulated-cuda"),
     ],
 )
 def test_asking_for_what_is_not_there_is_an_error(wanted: str, error: type[Exception], words: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=words):
-        _native.select(wanted, tmp_path / "libsoft_mask.so")
+        _native.select(wanted, tmp_path / "libsoft_mask.so", tmp_path / "libsoft_mask_emulated.so")
 
 
 def test_asking_for_the_reference_is_silent() -> None:

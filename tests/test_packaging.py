@@ -87,6 +87,32 @@ def test_find_tool_passes_over_one_that_does_not_run(
     assert discover.find_tool("cmake") is None
 
 
+def test_find_nvcc_passes_over_one_that_is_too_old(
+    discover: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    fake_tool(old, "nvcc", "echo Cuda compilation tools, release 11.8, V11.8.89")
+    fake_tool(new, "nvcc", "echo Cuda compilation tools, release 13.0, V13.0.88")
+    monkeypatch.setenv("CUDACXX", str(old / "nvcc"))
+    monkeypatch.setenv("PATH", str(new), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    assert discover.find_nvcc() == str(new / "nvcc")
+    monkeypatch.setattr(discover.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+    assert discover.find_nvcc() is None
+
+
+def test_cuda_archs(discover: ModuleType, tmp_path: Path) -> None:
+    """All of a release that nvcc knows with PTX of the last, or what TORCH_CUDA_ARCH_LIST says in torch's spelling."""
+    fake_tool(tmp_path, "nvcc", "for arch in 75 80 86 90 100 120; do echo compute_$arch; done")
+    nvcc = str(tmp_path / "nvcc")
+    assert discover.cuda_archs(nvcc, None) == ["80-real", "90-real", "100-real", "120"]
+    assert discover.cuda_archs(nvcc, "8.0;9.0a+PTX 12.0") == ["80-real", "90a", "120-real"]
+    fake_tool(tmp_path, "nvcc", "echo compute_75 compute_80 compute_90")
+    assert discover.cuda_archs(nvcc, "") == ["80-real", "90"]
+    with pytest.raises(ValueError, match="'ampere' is no compute capability"):
+        discover.cuda_archs(nvcc, "ampere")
+
+
 # --- what the backend asks pip for ------------------------------------------------------------------------------
 
 
@@ -141,7 +167,7 @@ def pip(tree: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[
 
 def test_wheel_serves_every_python_and_loads(tmp_path: Path) -> None:
     tree, made = sources(tmp_path / "tree"), tmp_path / "made"
-    ran = pip(tree, "wheel", "-v", "-w", str(made), SOFT_MASK_NATIVE="1")
+    ran = pip(tree, "wheel", "-v", "-w", str(made), SOFT_MASK_NATIVE="1", SOFT_MASK_CUDA="0")
     assert ran.returncode == 0, ran.stdout[-8000:]
     assert not re.search(r"warning: .*\.(cpp|h):|\.(cpp|h):\d+:\d+: warning", ran.stdout), ran.stdout
     (wheel,) = made.iterdir()
@@ -190,7 +216,7 @@ def test_wheel_without_library(env: dict[str, str], tmp_path: Path) -> None:
     [
         ({"CXX": "false"}, "compiling the operators failed"),
         ({"SOFT_MASK_NATIVE": "1", "CXX": "no-such-compiler"}, "there is no C++ compiler here (no-such-compiler)"),
-        ({"SOFT_MASK_CUDA": "1"}, "SOFT_MASK_CUDA=1 was asked for. This release has no CUDA kernels"),
+        ({"TORCH_CUDA_ARCH_LIST": "9.0;fast"}, "'fast' is no compute capability"),
         ({"SOFT_MASK_CUDA": "yes"}, "SOFT_MASK_CUDA='yes', expected one of auto, 0, 1"),
     ],
 )
@@ -198,3 +224,25 @@ def test_build_that_cannot_be_fails_in_words(env: dict[str, str], words: str, tm
     ran = pip(sources(tmp_path / "tree"), "wheel", "-w", str(tmp_path / "made"), **env)
     assert ran.returncode != 0
     assert words in ran.stdout
+
+
+@pytest.mark.thorough
+def test_one_wheel_has_kernels_for_every_architecture(tmp_path: Path) -> None:
+    """Compiled with nvcc against whatever torch is here, it loads under it, and in an environment with nothing but it."""
+    if importlib.import_module("discover").find_nvcc() is None:
+        pytest.skip("no nvcc here")
+    made, env = tmp_path / "made", tmp_path / "env"
+    ran = pip(sources(tmp_path / "tree"), "wheel", "-w", str(made), SOFT_MASK_CUDA="1", TORCH_CUDA_ARCH_LIST="")
+    assert ran.returncode == 0, ran.stdout[-8000:]
+    (wheel,) = made.iterdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
+    (site,) = env.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    code = "import soft_mask, json; print(json.dumps(soft_mask.build_info()))"
+    (site / "torch.pth").write_text(str(Path(importlib.import_module("torch").__file__ or "").parents[1]))
+    inner = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"SOFT_MASK_BACKEND": "native"}
+    ran = subprocess.run([str(env / "bin" / "python"), "-c", code], cwd=tmp_path, env=inner, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    info = json.loads(ran.stdout)
+    assert info["cuda_archs"] == ["80", "90", "100", "120"] and info["why"] == ""
