@@ -50,7 +50,8 @@ def evaluate(
             raise ValueError(f"--length must be at most the model's {loaded.model.model_length}, got {size}")
         try:
             real = None
-            for place in [*(data or []), *(dataset or [])]:
+            places: list[Path | str] = [*(data or []), *(dataset or [])]
+            for place in places:
                 found = measure_text(loaded, place, field, size, blocks, draws, times, batch_size, seed, out)
                 real = found if real is None else real
             if samples:

@@ -100,13 +100,9 @@ def read_file(path: str | os.PathLike[str], *, ema: bool = True, config: Mapping
     tensors = _strip({key: tensor for key, tensor in found.items() if not key.startswith(HEAD)}, name)
     if shadow is not None:
         _average(tensors, shadow, name)
-    model = settings.get("model")
-    told = model if isinstance(model, dict) else {}
-    known = {ours: told[theirs] for ours, theirs in (("model_length", "length"), ("dropout", "dropout")) if theirs in told}
-    algo = settings.get("algo")
-    head = algo.get("tran_head") if isinstance(algo, dict) else None
-    sizes = _sizes(tensors, name, known | dict(config or {}))
-    return Contents(tensors, sizes, raw, head if isinstance(head, dict) else {})
+    head = _part(_part(settings, "algo"), "tran_head")
+    sizes = _sizes(tensors, name, _told(settings) | dict(config or {}))
+    return Contents(tensors, sizes, raw, head)
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
@@ -146,6 +142,19 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     values = content.get("hyper_parameters")
     config = plain(values.get("config")) if isinstance(values, dict) else None
     return config if isinstance(config, dict) else {}
+
+
+def _part(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = settings.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes do not tell, from the original's settings (interpolations, which are strings there, are passed over)."""
+    model, algo = _part(settings, "model"), _part(settings, "algo")
+    told = {"model_length": model.get("length"), "dropout": model.get("dropout")}
+    told["time_conditioning"] = settings.get("time_conditioning", algo.get("time_conditioning"))
+    return {name: value for name, value in told.items() if isinstance(value, (bool, int, float))}
 
 
 def _shadow(file: TorchFile, ema: Any, where: str) -> list[Tensor]:

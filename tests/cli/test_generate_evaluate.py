@@ -50,6 +50,14 @@ def test_generate(checkpoint: str, data_dir: Path, tmp_path: Path) -> None:
     assert filled.startswith("A") and filled.rstrip("\n").endswith(" sat") and "[PAD]" not in filled
 
 
+def test_the_mask_is_gpt2s_pad(data_dir: Path) -> None:
+    from soft_mask.models.tokenizer import mdlm_tokenizer
+
+    tokenizer = mdlm_tokenizer(data_dir / "gpt2", 50257)
+    assert len(tokenizer) == 50258 and tokenizer.pad_token_id == 50257 and tokenizer.eos_token_id == 50256
+    assert tokenizer.decode([15496, 50257, 50256]) == "Hello[PAD]<|endoftext|>"
+
+
 def test_bad_arguments(checkpoint: str, data_dir: Path) -> None:
     common = ("generate", checkpoint, "--tokenizer", data_dir / "gpt2")
     for more, words in (
