@@ -18,13 +18,16 @@ if _backend() != "reference":
     from . import ops as _ops  # noqa: F401  (torch.ops.soft_mask.* has its shapes and gradients at once)
 
 if TYPE_CHECKING:
-    from .models import MDLM, MDLMConfig, load_model
+    from .models import MDLM, MDLMConfig, load_model, load_soft_mask, push_to_hub, save_checkpoint
     from .sampling import GenerateOutput, generate
     from .training import SoftMaskTrainer, SoftMaskTrainingArguments
 
 # Loaded on first use, so that `import soft_mask` needs torch alone.
 _LAZY = {
     "load_model": "models",
+    "load_soft_mask": "models",
+    "push_to_hub": "models",
+    "save_checkpoint": "models",
     "MDLM": "models",
     "MDLMConfig": "models",
     "generate": "sampling",
@@ -49,8 +52,11 @@ __all__ = [
     "generate",
     "linear_feedback",
     "load_model",
+    "load_soft_mask",
     "mix_embed",
+    "push_to_hub",
     "reference",
+    "save_checkpoint",
     "soft_mask_embed",
 ]
 

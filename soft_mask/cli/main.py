@@ -6,6 +6,8 @@ import typer
 
 from .._version import __version__
 from .demo import demo
+from .evaluate import evaluate
+from .generate import generate
 from .info import info
 
 app = typer.Typer(
@@ -17,6 +19,8 @@ app = typer.Typer(
 )
 app.command(epilog="Example: soft-mask info --json")(info)
 app.command()(demo)
+app.command(epilog="Example: soft-mask generate kuleshov-group/mdlm-owt --steps 256 --preset sm-mdlm")(generate)
+app.command(epilog="Example: soft-mask evaluate kuleshov-group/mdlm-owt --dataset wikitext2 --draws 4")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

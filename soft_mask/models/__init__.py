@@ -1,7 +1,17 @@
 """Masked diffusion language models, each meeting one small protocol."""
 
-from soft_mask.models.load import load_model
+from soft_mask.models.load import load_model, load_soft_mask
 from soft_mask.models.mdlm import MDLM, MDLMConfig
 from soft_mask.models.protocol import MaskedDiffusionModel
+from soft_mask.models.save import model_card, push_to_hub, save_checkpoint
 
-__all__ = ["MDLM", "MDLMConfig", "MaskedDiffusionModel", "load_model"]
+__all__ = [
+    "MDLM",
+    "MDLMConfig",
+    "MaskedDiffusionModel",
+    "load_model",
+    "load_soft_mask",
+    "model_card",
+    "push_to_hub",
+    "save_checkpoint",
+]

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["load_strict", "read_config", "read_tensors", "write_checkpoint"]
+__all__ = ["load_strict", "read_config", "read_safetensors", "write_checkpoint"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -35,21 +35,15 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def read_tensors(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of ``model.safetensors``, on the CPU.
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        FileNotFoundError: the folder has none.
         ValueError: the file is truncated or is no safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        others = sorted(item.name for item in Path(folder).glob("*.bin"))
-        hint = f"; {others[0]} is a pickle, which is not read: convert it to safetensors" if others else ""
-        raise FileNotFoundError(f"no {WEIGHTS} in {os.fspath(folder)!r}{hint}")
     try:
         # Copied out of the mapped file: its tensors are not aligned, and unaligned weights give other last bits.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}

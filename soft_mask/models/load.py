@@ -1,43 +1,104 @@
-"""``load_model``: a folder or a hub id in, a model out, told from its ``config.json``."""
+"""``load_model`` and ``load_soft_mask``: a folder, a file or a hub id in, a model and its soft mask out."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from soft_mask.models.checkpoint import read_config
+from soft_mask.models.layouts import read_file, read_folder
 from soft_mask.models.mdlm import MDLM
+from soft_mask.models.mdlm_config import MDLMConfig
+from soft_mask.models.soft_mask_files import TRANSPARENCY, from_reference, read_transparency
+from soft_mask.module import CONFIG_NAME, WEIGHTS_NAME, SoftMask
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "load_soft_mask"]
 
 MODELS = {"mdlm": MDLM}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: What is fetched of a hub id: no code, no pickle.
+HUB_FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", CONFIG_NAME, TRANSPARENCY]
 
 
-def load_model(path_or_hub_id: str | os.PathLike[str]) -> MDLM:
-    """Load a model from a local folder, or from the Hugging Face hub; weights on the CPU, in eval mode.
+def load_model(path_or_hub_id: str | os.PathLike[str], *, ema: bool = True, config: Mapping[str, Any] | None = None) -> MDLM:
+    """Load an MDLM from any of the layouts it is published in; weights on the CPU, in eval mode, every name accounted for.
 
-    Reads ``config.json`` and ``model.safetensors`` alone: no tokenizer, no pickle, no remote code.
+    - the Hugging Face layout: a folder, or a hub id such as ``"kuleshov-group/mdlm-owt"`` (safetensors, whole or sharded;
+      of a local folder also ``pytorch_model.bin``);
+    - a Lightning ``.ckpt`` of MDLM's own code or of soft masking's reference code;
+    - a bare state dict: ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, with or without ``backbone.``, ``model.``,
+      ``module.``, ``_orig_mod.`` before the names. Sizes come from the shapes.
+
+    Nothing in a file is executed: pickles are read by a reader that knows tensors and nothing else, and no remote code is
+    imported. The soft mask of the same checkpoint is read by :func:`load_soft_mask`.
 
     Args:
-        path_or_hub_id: a folder, or a name such as ``"kuleshov-group/mdlm-owt"``.
+        path_or_hub_id: the folder, file or name.
+        ema: of a Lightning checkpoint take the averaged weights, as evaluation does there; False: the raw ones.
+        config: ``MDLMConfig`` fields for files without a config, such as ``model_length`` (1024 where nothing tells it).
 
     Raises:
-        FileNotFoundError: there is no such folder and the text is no hub id, or a file is missing.
+        FileNotFoundError: there is no such folder or file and the text is no hub id, or a file is missing.
         ValueError: the model's type is not one of those known, or its files are broken or do not fit each other.
     """
     name = os.fspath(path_or_hub_id)
-    if os.path.isdir(name):
-        folder = name
-    elif os.path.exists(name):
-        raise ValueError(f"path_or_hub_id must be a folder or a hub id, got the file {name!r}")
-    elif isinstance(path_or_hub_id, str) and HUB_ID.fullmatch(name):
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(name, allow_patterns=["config.json", "*.safetensors"])
-    else:
-        raise FileNotFoundError(f"path_or_hub_id: there is no folder {name!r}, and it is no hub id (owner/name)")
+    if os.path.isfile(name):
+        found = read_file(name, ema=ema, config=config)
+        return MDLM.from_tensors(found.config, found.tensors, name)
+    folder = _folder(path_or_hub_id)
     kind = read_config(folder).get("model_type")
     if kind not in MODELS:
         raise ValueError(f"model_type {kind!r} in {name!r} is not known; known: {', '.join(sorted(MODELS))}")
-    return MODELS[kind].from_pretrained(folder)
+    found = read_folder(folder)
+    return MODELS[kind].from_tensors({**found.config, **(config or {})}, found.tensors, folder)
+
+
+def load_soft_mask(path_or_hub_id: str | os.PathLike[str], mask_token_id: int | None = None) -> SoftMask | None:
+    """The soft mask that belongs to a checkpoint of :func:`load_model`, or None where it is a binary model.
+
+    Read from, in this order: ``soft_mask.safetensors`` with its config (full precision), the reference's
+    ``transparency_config.json`` (rounded to bfloat16 by the reference), or the ``tran_head`` of a Lightning checkpoint.
+    None can be given on as it is: ``generate(model, ..., soft_mask=load_soft_mask(path))``.
+
+    Args:
+        mask_token_id: where ``transparency_config.json`` lies in a folder without a ``config.json`` that tells it.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_model`; or settings that are not supported.
+    """
+    name = os.fspath(path_or_hub_id)
+    if os.path.isfile(name):
+        found = read_file(name, ema=False)
+        if not found.raw_soft_mask:
+            return None
+        mask = MDLMConfig.from_dict(found.config).mask_token_id
+        assert mask is not None
+        return from_reference(found.raw_soft_mask, found.soft_mask_settings, mask, name)
+    folder = Path(_folder(path_or_hub_id))
+    if (folder / CONFIG_NAME).is_file() or (folder / WEIGHTS_NAME).is_file():
+        return SoftMask.from_pretrained(folder)
+    if not (folder / TRANSPARENCY).is_file():
+        return None
+    bans = False
+    if (folder / "config.json").is_file():
+        config = read_config(folder)
+        bans = config.get("model_type") == "mdlm"
+        if mask_token_id is None:
+            mask_token_id = MDLMConfig.from_dict(config).mask_token_id if bans else config.get("mask_token_id")
+    if mask_token_id is None:
+        raise ValueError(f"mask_token_id must be given: {name!r} has a {TRANSPARENCY} and no config.json that tells it")
+    return read_transparency(folder / TRANSPARENCY, mask_token_id, ban=(mask_token_id,) if bans else None)
+
+
+def _folder(path_or_hub_id: str | os.PathLike[str]) -> str:
+    name = os.fspath(path_or_hub_id)
+    if os.path.isdir(name):
+        return name
+    if isinstance(path_or_hub_id, str) and HUB_ID.fullmatch(name):
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(name, allow_patterns=HUB_FILES)
+    raise FileNotFoundError(f"path_or_hub_id: there is no folder or file {name!r}, and it is no hub id (owner/name)")

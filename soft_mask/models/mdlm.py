@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,25 +124,34 @@ class MDLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> MDLM:
-        """Read a folder with ``config.json`` and ``model.safetensors``, names with or without ``backbone.``.
+        """Read a folder with ``config.json`` and its weights, names with or without ``backbone.``; in eval mode.
 
         Raises:
             FileNotFoundError: a file is not there.
             ValueError: a file is broken, or of another model: tensors missing, unexpected, or of another shape.
         """
-        from soft_mask.models.checkpoint import load_strict, read_config, read_tensors
+        from soft_mask.models.layouts import read_folder
 
-        config = MDLMConfig.from_dict(read_config(folder))
-        tensors = read_tensors(folder)
-        if any(name.startswith(PREFIX) for name in tensors):
-            tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        found = read_folder(folder)
+        return cls.from_tensors(found.config, found.tensors, os.fspath(folder))
+
+    @classmethod
+    def from_tensors(cls, config: Mapping[str, Any], tensors: dict[str, Tensor], where: str) -> MDLM:
+        """A model in eval mode that holds these tensors, every one of which must fit; ``where`` names them in errors.
+
+        Raises:
+            ValueError: tensors are missing, unexpected, or of another shape.
+        """
+        from soft_mask.models.checkpoint import load_strict
+
+        own = MDLMConfig.from_dict(config)
         with torch.device("meta"):
-            model = cls(config)
-        if config.tie_word_embeddings and TIED not in tensors and "vocab_embed.embedding" in tensors:
-            tensors[TIED] = tensors["vocab_embed.embedding"]
-        load_strict(model, tensors, where=os.fspath(folder))
+            model = cls(own)
+        if own.tie_word_embeddings and TIED not in tensors and "vocab_embed.embedding" in tensors:
+            tensors = {**tensors, TIED: tensors["vocab_embed.embedding"]}
+        load_strict(model, tensors, where=where)
         model._tie()  # loading has given each name a parameter of its own
         stored = model.rotary_emb.inv_freq.float()
         if not torch.allclose(stored, RotaryEmbedding.frequencies(2 * len(stored)), rtol=0.01):  # bfloat16 is within 0.004
-            raise ValueError(f"rotary_emb.inv_freq in {os.fspath(folder)!r} is not that of rotary base 10000")
+            raise ValueError(f"rotary_emb.inv_freq in {where!r} is not that of rotary base 10000")
         return model.eval()

@@ -1,0 +1,110 @@
+"""``soft-mask generate`` and ``evaluate`` end to end: a tiny checkpoint with the real GPT-2 tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+pytest.importorskip("transformers")
+
+from soft_mask import MDLM, MDLMConfig, SoftMask, SoftMaskConfig, save_checkpoint  # noqa: E402
+from soft_mask.cli import generate as generate_module  # noqa: E402
+from soft_mask.cli.main import app  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    model = MDLM(MDLMConfig(model_length=16, hidden_dim=8, cond_dim=4, n_blocks=1, n_heads=2))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    save_checkpoint(folder, model, SoftMask(SoftMaskConfig(50257, scale=0.5, ban=(50257,))))
+    return str(folder)
+
+
+def call(*arguments: Any, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_generate(checkpoint: str, data_dir: Path, tmp_path: Path) -> None:
+    common = ("generate", checkpoint, "--tokenizer", data_dir / "gpt2", "--steps", 4, "--prompt", "The cat")
+    call(*common, "--number", 3, "--batch-size", 2, "--out", tmp_path / "a.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(row["text"].startswith("The cat") for row in rows)
+    assert all(len(row["ids"]) == 16 and 50257 not in row["ids"] and row["nfe"] <= 5 for row in rows)
+    settings = rows[0]["settings"]
+    assert settings["soft_mask"]["scale"] == pytest.approx(0.5) and settings["dtype"] == "float32"
+    call(*common, "--number", 3, "--batch-size", 2, "--out", tmp_path / "b.jsonl")
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+    call(*common, "--binary", "--out", tmp_path / "c.jsonl")
+    assert json.loads((tmp_path / "c.jsonl").read_text())["settings"]["soft_mask"] is None
+    filled = call("generate", checkpoint, "--tokenizer", data_dir / "gpt2", "--infill", "A[PAD][PAD] sat", "--steps", 2)
+    assert filled.startswith("A") and filled.rstrip("\n").endswith(" sat") and "[PAD]" not in filled
+
+
+def test_the_mask_is_gpt2s_pad(data_dir: Path) -> None:
+    from soft_mask.models.tokenizer import mdlm_tokenizer
+
+    tokenizer = mdlm_tokenizer(data_dir / "gpt2", 50257)
+    assert len(tokenizer) == 50258 and tokenizer.pad_token_id == 50257 and tokenizer.eos_token_id == 50256
+    assert tokenizer.decode([15496, 50257, 50256]) == "Hello[PAD]<|endoftext|>"
+
+
+def test_bad_arguments(checkpoint: str, data_dir: Path) -> None:
+    common = ("generate", checkpoint, "--tokenizer", data_dir / "gpt2")
+    for more, words in (
+        (("--preset", "x"), "--preset must be one of"),
+        (("--infill", "no gap"), "has no gap"),
+        (("--length", 17), "longest is 16"),
+        (("--dtype", "int8"), "--dtype must be one of"),
+        (("--binary", "--k", 2), "leave --binary out"),
+    ):
+        assert words in call(*common, *more, code=2)
+    assert "no folder or file" in call("generate", "nowhere", code=2)
+    assert "the model's mask is id 50257" in call("generate", checkpoint, "--tokenizer", data_dir / "qwen2.5", code=2)
+
+
+def test_interrupted(checkpoint: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generate_module.sample
+
+    def stops(*arguments: Any) -> Any:
+        yield next(iter(whole(*arguments)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate_module, "sample", stops)
+    common = ("--tokenizer", data_dir / "gpt2", "--steps", 2, "--batch-size", 1)
+    said = call("generate", checkpoint, *common, "-n", 3, "--out", tmp_path / "a.jsonl", code=130)
+    assert "1 of 3 samples were finished" in said and len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+
+
+def test_evaluate(checkpoint: str, data_dir: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from soft_mask.models.tokenizer import load_tokenizer
+
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(n_positions=64, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path / "judge")
+    load_tokenizer(data_dir / "gpt2").save_pretrained(tmp_path / "judge")
+    text = tmp_path / "some.txt"
+    text.write_text("One line of text, and then another one.\n" * 20)
+    out = tmp_path / "results"
+    said = call(
+        "evaluate", checkpoint, "--tokenizer", data_dir / "gpt2", "--data", text, "--blocks", 6, "--draws", 2,
+        "--samples", 2, "--steps", 2, "--scorer", tmp_path / "judge", "--out", out,
+    )  # fmt: skip
+    assert "some: perplexity" in said and "generative perplexity" in said
+    record = json.loads((out / "perplexity-some.json").read_text())
+    assert record["results"]["sequences"] == 6 and record["results"]["passes"] == 2
+    assert record["results"]["error_draws"] > 0 and record["settings"]["draws"] == 2
+    judged = json.loads((out / "samples.json").read_text())
+    assert judged["results"]["nfe"] <= 3 and judged["results"]["generative_perplexity"]["texts"] == 2
+    assert judged["settings"]["dtype"] == "float32" and judged["environment"]["torch"]
+    assert "nothing to measure" in call("evaluate", checkpoint, code=2)
