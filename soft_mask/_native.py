@@ -149,7 +149,7 @@ def build_info() -> dict[str, Any]:
     Returns:
         A new dict of JSON types: ``version`` of soft_mask; ``backend`` (``native``: the compiled operators;
         ``reference``: plain PyTorch); ``isa`` (the instruction set of the kernels that this processor gets, None on the
-        reference path) and ``isas_built``; ``cuda_archs`` (compute capabilities with a kernel inside, as ``"90"``; ``"120+PTX"``
+        reference path) and ``isas_built``; ``cuda_archs`` (compute capabilities with a kernel inside; ``"120+PTX"``
         is compiled for newer ones when it is loaded; they need an NVIDIA driver >= 580);
         ``emulation`` (whether the CUDA kernels run on the CPU, for tests); ``torch`` (running) and ``torch_built``
         (built against; any torch from 2.10 on will do); ``compiler``; ``build_type``; ``library`` (its path); and

@@ -1,4 +1,4 @@
-"""The operator tests once more, on the CUDA kernels as the emulated GPU runs them; and those of tests/cuda, which look closer."""
+"""The operator tests once more, on the CUDA kernels as the emulated GPU runs them; and tests/cuda, which look closer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only the CUDA kernels have: rows that begin anywhere, rows split over blocks, heavy rows of a gradient, sorted orders."""
+"""What only the CUDA kernels have: rows that begin anywhere, split rows, heavy rows of a gradient, sorted orders."""
 
 from __future__ import annotations
 
