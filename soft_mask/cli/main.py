@@ -7,6 +7,7 @@ import typer
 from .._version import __version__
 from .demo import demo
 from .info import info
+from .train import train
 
 app = typer.Typer(
     help="Soft-masked diffusion language models (arXiv 2510.17206).",
@@ -17,6 +18,9 @@ app = typer.Typer(
 )
 app.command(epilog="Example: soft-mask info --json")(info)
 app.command()(demo)
+app.command(epilog="Example: torchrun --nproc-per-node 8 -m soft_mask train recipes/mdlm-owt-continue.yaml output=runs/a")(
+    train
+)
 
 
 def _print_version(wanted: bool) -> None:
