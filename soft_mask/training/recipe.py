@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -223,10 +224,8 @@ def _value(hint: Any, value: Any, where: str, name: str) -> Any:
             raise ValueError(f"{where}: expected a mapping, got {value!r}")
         return value
     if kind is float and isinstance(value, str):  # YAML reads 3e-4 as text
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
