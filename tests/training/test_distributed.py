@@ -66,6 +66,9 @@ def train(folder: Path, kind: str, batch: int, killed_at: int = -1, resume: bool
     trainer.killed_at = killed_at
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
+    weights = [type(p).__name__ for p in trainer.model.model.parameters()]
+    assert (set(weights) == {"DTensor"}) == (kind == "fsdp"), weights  # what is tested is what runs
+    assert {type(p).__name__ for p in trainer.model.soft_mask.parameters()} == {"Parameter"}
     if trainer.is_world_process_zero():
         coins = {trainer.is_soft(update, 0) for update in range(UPDATES)}
         assert coins == {True, False}
