@@ -9,14 +9,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-__all__ = ["AverageGateGradient", "load_whole", "whole_model"]
+__all__ = ["AverageGateGradient", "load_whole", "whole_model", "whole_state"]
 
 
 class AverageGateGradient(TrainerCallback):
     """FSDP leaves parameters alone that it does not shard: their gradients are averaged over the ranks here."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
+    def __init__(self, parameters: list[nn.Parameter], trainer: Any) -> None:
+        self.parameters, self.trainer = parameters, trainer
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         if not self.parameters:
@@ -25,8 +25,21 @@ class AverageGateGradient(TrainerCallback):
         together = torch.stack([g.reshape(()) for g in gradients])
         dist.all_reduce(together)
         together /= dist.get_world_size()
+        self.trainer._omega_norm = together.norm()  # that of this rank alone was noted while clipping
         for p, g in zip(self.parameters, together.unbind(), strict=True):
             p.grad = g.clone()
+
+
+def whole_state(denoiser: nn.Module, keep: bool) -> dict[str, Tensor]:
+    """All weights on the CPU, gathered one after the other; for all ranks to call, and ``keep`` on the one that saves."""
+    from torch.distributed.tensor import DTensor
+
+    state = {}
+    for name, weight in denoiser.state_dict().items():
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        if keep:
+            state[name] = whole.detach().cpu().clone()
+    return state
 
 
 def whole_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:

@@ -26,7 +26,7 @@ from .arguments import SoftMaskTrainingArguments
 from .checkpoints import STATE_FILE, last_complete_checkpoint, what_is_missing
 from .data import collate_blocks
 from .ema import WeightAverage
-from .sharded import AverageGateGradient, load_whole, whole_model
+from .sharded import AverageGateGradient, load_whole, whole_model, whole_state
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +147,8 @@ class SoftMaskTrainer(Trainer):
         self.add_callback(self.pace)
         if self.is_fsdp_enabled:
             self._keep_gate_whole()
+        elif args.fsdp and args.world_size > 1:
+            raise ValueError("fsdp: accelerate shards on accelerators alone and would run this as DDP; leave it off on CPUs")
         if args.ema_decay:
             self.add_callback(_Average(self))
 
@@ -158,7 +160,7 @@ class SoftMaskTrainer(Trainer):
             raise ValueError(f"fsdp_config: state_dict_type must be FULL_STATE_DICT, got {plugin.state_dict_type}")
         if self.omega:
             plugin.ignored_modules = "soft_mask"
-            self.add_callback(AverageGateGradient(self.omega))
+            self.add_callback(AverageGateGradient(self.omega, self))
 
     # ---- one micro-batch ----
 
@@ -325,10 +327,13 @@ class SoftMaskTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights and gate as they are, and under ``ema/`` the averaged weights with the gate as it is."""
-        super().save_model(output_dir, _internal_call)
+        if self.is_fsdp_enabled:
+            self._save(output_dir, whole_state(self.model, self.args.should_save))
+        else:
+            super().save_model(output_dir, _internal_call)
         if self.ema is not None:
             with self.ema.swapped():  # gathering is for all ranks
-                state = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+                state = whole_state(self.model, self.args.should_save) if self.is_fsdp_enabled else None
                 if self.args.should_save:
                     self._write(Path(output_dir or str(self.args.output_dir)) / EMA_FOLDER, state)
 

@@ -45,11 +45,27 @@ class OwnNoise(SoftMaskTrainer):
         return super().training_step(*args, **kwargs)
 
 
+def shard_on_cpus_too() -> None:
+    """accelerate takes FSDP up on accelerators only, though torch's FSDP2 runs on gloo: let it, for this test."""
+    from accelerate import DistributedType
+    from accelerate.state import AcceleratorState
+
+    usual = AcceleratorState.__init__
+
+    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        usual(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = init
+
+
 def train(folder: Path, kind: str, batch: int, killed_at: int = -1, resume: bool = False) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     more: dict[str, Any] = {}
     if kind == "fsdp":
+        shard_on_cpus_too()
         more = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Block"]}}
     args = SoftMaskTrainingArguments(
         output_dir=str(folder), max_steps=UPDATES, per_device_train_batch_size=batch, logging_steps=1, save_steps=2,
