@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -161,13 +162,13 @@ def checks(small: bool) -> Iterator[Check]:
             logits = 3 * torch.randn(
                 1, 5 if small or GPU == "cpu" else 700, vocab, generator=torch.Generator().manual_seed(vocab)
             )
-            yield Check(f"feedback {dtype} V={vocab} k={k}", lambda x=logits.to(dtype), k=k: check_feedback(x, k))  # type: ignore[misc]
+            yield Check(f"feedback {dtype} V={vocab} k={k}", partial(check_feedback, logits.to(dtype), k))
         for width in (64, 123):
             for shift in (0, 1):
                 rows = 9 if small else 70
                 yield Check(
                     f"embed and gradients {dtype} d={width} shift={shift}",
-                    lambda a=(rows, 1031, width, dtype), s=shift: check_embed(*a, shift=s, ban=(3, 1030)),  # type: ignore[misc]
+                    partial(check_embed, rows, 1031, width, dtype, shift=shift, ban=(3, 1030)),
                 )
     ties = torch.randn(1, 3, 60_001)
     ties[..., ::1000] = 12.0

@@ -9,6 +9,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .generate import generate
 from .info import info
+from .train import train
 
 app = typer.Typer(
     help="Soft-masked diffusion language models (arXiv 2510.17206).",
@@ -21,6 +22,9 @@ app.command(epilog="Example: soft-mask info --json")(info)
 app.command()(demo)
 app.command(epilog="Example: soft-mask generate kuleshov-group/mdlm-owt --steps 256 --preset sm-mdlm")(generate)
 app.command(epilog="Example: soft-mask evaluate kuleshov-group/mdlm-owt --dataset wikitext2 --draws 4")(evaluate)
+app.command(epilog="Example: torchrun --nproc-per-node 8 -m soft_mask train recipes/mdlm-owt-continue.yaml output=runs/a")(
+    train
+)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from soft_mask.data import load_tokenizer, wrap
+
 from .mauve import mauve_score
 from .nelbo import nelbo
 from .ngram import NGram, unigram_entropy
 from .perplexity import Perplexity, perplexity
 from .record import write_record
-from .scorer import GenerativePerplexity, Scorer, load_tokenizer
-from .texts import ZERO_SHOT, byte_count, read_texts, wrap, zero_shot_texts
+from .scorer import GenerativePerplexity, Scorer
+from .texts import ZERO_SHOT, byte_count, read_texts, zero_shot_texts
 
 __all__ = [
     "ZERO_SHOT",

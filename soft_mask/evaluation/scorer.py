@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soft_mask.models.tokenizer import load_tokenizer
+from soft_mask.data import load_tokenizer
 
-__all__ = ["GenerativePerplexity", "Scorer", "load_tokenizer"]
+__all__ = ["GenerativePerplexity", "Scorer"]
 
 
 @dataclass(frozen=True)

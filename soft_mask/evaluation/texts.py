@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from soft_mask.data import read_documents
 
 from .detokenize import DETOKENIZERS
 
-__all__ = ["ZERO_SHOT", "ZeroShot", "byte_count", "read_texts", "wrap", "zero_shot_texts"]
-
-DOCUMENTS_TOGETHER = 1000  # the default batch of `datasets.map`: blocks never reach over it in the originals
+__all__ = ["ZERO_SHOT", "ZeroShot", "byte_count", "read_texts", "zero_shot_texts"]
 
 
 @dataclass(frozen=True)
@@ -67,64 +64,14 @@ def zero_shot_texts(name: str) -> Iterator[str]:
 
 
 def read_texts(path: Path, field: str = "text", detokenizer: str | None = None) -> Iterator[str]:
-    """Documents of a local file: each ``field`` of a ``.jsonl``, or each line of any other file, both also ``.gz``.
+    """Documents of a local file, as :func:`soft_mask.data.read_documents` reads them, detokenised.
 
     Raises:
         ValueError: the file cannot be read, is not UTF-8, or a line is not what it must be.
     """
-    import gzip
-
-    opener = gzip.open if path.suffix == ".gz" else open
-    is_json = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
     clean = DETOKENIZERS[detokenizer] if detokenizer else str
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not is_json:
-                    yield clean(line)
-                    continue
-                try:
-                    yield clean(json.loads(line)[field])
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{path}, line {number}: no JSON object with the field {field!r}") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
-
-
-def wrap(texts: Iterable[str], tokenizer: Any, length: int, limit: int | None = None) -> Tensor:  # [N, L] int64
-    """Blocks of BOS + ``length - 2`` tokens + EOS, as in MDLM.
-
-    Every document ends with EOS; a thousand documents are joined and cut, and what does not fill a block is dropped.
-    (The originals split the documents over processes first, so that their block borders depend on the CPU count.)
-
-    Args:
-        tokenizer: of ``transformers``, with EOS; BOS is EOS where it has none.
-        limit: at most this many blocks.
-
-    Raises:
-        ValueError: the texts do not fill a block.
-    """
-    if length < 3:
-        raise ValueError(f"length must be at least 3, got {length}")
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise ValueError("tokenizer must have an EOS token")
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
-    blocks: list[Tensor] = []
-    inside, source, documents = length - 2, iter(texts), 0
-    while batch := list(islice(source, DOCUMENTS_TOGETHER)):
-        documents += len(batch)
-        joined: list[int] = []
-        for ids in tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
-            joined += [*ids, eos]
-        for at in range(0, len(joined) // inside * inside, inside):
-            blocks.append(torch.tensor([bos, *joined[at : at + inside], eos]))
-        if limit is not None and len(blocks) >= limit:
-            blocks = blocks[:limit]
-            break
-    if not blocks:
-        raise ValueError(f"the texts ({documents} documents) do not fill one block of {length} tokens")
-    return torch.stack(blocks)
+    for text in read_documents(path, field):
+        yield clean(text)
 
 
 def byte_count(blocks: Tensor, tokenizer: Any) -> int:

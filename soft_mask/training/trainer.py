@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,12 @@ from soft_mask.diffusion import Denoiser, DenoiserOutput, antithetic_times, mask
 from .arguments import SoftMaskTrainingArguments
 from .checkpoints import STATE_FILE, last_complete_checkpoint, what_is_missing
 from .data import collate_blocks
+from .ema import WeightAverage
+from .sharded import AverageGateGradient, load_whole, whole_model, whole_state
 
 _log = logging.getLogger(__name__)
+
+EMA_FOLDER = "ema"
 
 
 def counter_seed(*parts: int | str) -> int:
@@ -81,8 +86,11 @@ class SoftMaskTrainer(Trainer):
     - The gate's parameters (omega) are their own optimizer group: ``omega_learning_rate``, no weight decay, and outside
       the gradient clipping, so that a steep gate cannot shrink the model's step (nor the model the gate's).
     - ``evaluate()`` always uses feedback (two passes) where there is a soft mask, on masks fixed by the seed.
+    - With ``ema_decay`` the backbone's moving average is kept, evaluated, and saved under ``ema/`` (never the gate's).
+    - FSDP2 (``fsdp=True``): the gate is left whole and its gradient averaged; checkpoints are gathered.
     - Logged: loss, grad_norm (the model's), lambda (mean over masked rows of soft micro-batches), soft_share, scale,
-      steepness, centre, learning_rate, omega_learning_rate, ms_per_update.
+      steepness, centre, learning_rate, omega_learning_rate,
+      omega_grad_norm, ms_per_update, tokens_per_second, eta_seconds.
     - A checkpoint is a folder that ``load_model`` and ``SoftMask.from_pretrained`` read (safetensors, full precision),
       and that ``train(resume_from_checkpoint=True)`` resumes to the same numbers. A checkpoint that was cut off by a
       kill is never picked up.
@@ -124,6 +132,10 @@ class SoftMaskTrainer(Trainer):
         self._eval_batch = 0
         self._meter = _GateMeter()
         self._logged_pace = (0, 0.0)
+        self._tokens = self._logged_tokens = 0
+        self._omega_norm: Tensor | None = None
+        self.ema: WeightAverage | None = None
+        self.resumed_from: str | None = None
         super().__init__(
             model=model,
             args=args,
@@ -133,12 +145,30 @@ class SoftMaskTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(self.pace)
+        if self.is_fsdp_enabled:
+            self._keep_gate_whole()
+        elif args.fsdp and args.world_size > 1:
+            raise ValueError("fsdp: accelerate shards on accelerators alone and would run this as DDP; leave it off on CPUs")
+        if args.ema_decay:
+            self.add_callback(_Average(self))
+
+    def _keep_gate_whole(self) -> None:
+        plugin = self.accelerator.state.fsdp_plugin
+        if not self.accelerator.is_fsdp2:
+            raise ValueError("fsdp_config: version 2 is needed (FSDP1 cannot leave the gate's parameters whole)")
+        if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+            raise ValueError(f"fsdp_config: state_dict_type must be FULL_STATE_DICT, got {plugin.state_dict_type}")
+        if self.omega:
+            plugin.ignored_modules = "soft_mask"
+            self.add_callback(AverageGateGradient(self.omega, self))
 
     # ---- one micro-batch ----
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, int | None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, sum(batch["input_ids"].numel() for batch in batches)
+        tokens = sum(batch["input_ids"].numel() for batch in batches)
+        self._tokens += tokens
+        return batches, tokens
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         update, micro = self._micro
@@ -208,10 +238,16 @@ class SoftMaskTrainer(Trainer):
         return self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        if not self.omega or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if not self.omega or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
         gate = {id(p) for p in self.omega}
-        return self.accelerator.clip_grad_norm_([p for p in model.parameters() if id(p) not in gate], self.args.max_grad_norm)
+        rest = [p for p in model.parameters() if id(p) not in gate]
+        found = [p.grad for p in self.omega if p.grad is not None]
+        self._omega_norm = torch.stack([g.detach().float() for g in found]).norm() if found else None
+        if self.is_fsdp_enabled:  # accelerate's clips all of a model or nothing
+            norm = nn.utils.clip_grad_norm_(rest, self.args.max_grad_norm)
+            return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return self.accelerator.clip_grad_norm_(rest, self.args.max_grad_norm)
 
     # ---- evaluation and log ----
 
@@ -219,7 +255,8 @@ class SoftMaskTrainer(Trainer):
         """Trainer's loop on masks that depend on the seed, the batch number and the rank alone."""
         training_meter, self._meter, self._eval_batch = self._meter, _GateMeter(), 0
         try:
-            output = super().evaluation_loop(*args, **kwargs)
+            with self.ema.swapped() if self.ema is not None else nullcontext():
+                output = super().evaluation_loop(*args, **kwargs)
             if self._meter.rows and output.metrics is not None:
                 output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_lambda"] = self._meter.mean_lambda
         finally:
@@ -252,7 +289,14 @@ class SoftMaskTrainer(Trainer):
             extra["omega_learning_rate"] = float(self.optimizer.param_groups[-1]["lr"])
         updates, seconds = self._logged_pace
         if self.pace.updates > updates:
-            extra["ms_per_update"] = 1e3 * (self.pace.seconds - seconds) / (self.pace.updates - updates)
+            spent = self.pace.seconds - seconds
+            extra["ms_per_update"] = 1e3 * spent / (self.pace.updates - updates)
+            tokens = self._tokens - self._logged_tokens
+            extra["tokens_per_second"] = tokens * self.args.world_size / max(spent, 1e-9)
+            extra["eta_seconds"] = spent / (self.pace.updates - updates) * (self.state.max_steps - self.state.global_step)
+        if self._omega_norm is not None:
+            extra["omega_grad_norm"] = float(self._omega_norm)
+        self._logged_tokens = self._tokens
         self._logged_pace = (self.pace.updates, self.pace.seconds)
         self._meter = _GateMeter()
         return extra
@@ -271,6 +315,7 @@ class SoftMaskTrainer(Trainer):
             missing = what_is_missing(resume_from_checkpoint, self.args.world_size)
             if missing:
                 raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is not complete: {missing}")
+        self.resumed_from = resume_from_checkpoint or None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -280,36 +325,86 @@ class SoftMaskTrainer(Trainer):
             (folder / STATE_FILE).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights and gate as they are, and under ``ema/`` the averaged weights with the gate as it is."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, whole_state(self.model, self.args.should_save))
+        else:
+            super().save_model(output_dir, _internal_call)
+        if self.ema is not None:
+            with self.ema.swapped():  # gathering is for all ranks
+                state = whole_state(self.model, self.args.should_save) if self.is_fsdp_enabled else None
+                if self.args.should_save:
+                    self._write(Path(output_dir or str(self.args.output_dir)) / EMA_FOLDER, state)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        if state_dict is not None:
-            raise NotImplementedError("saving a sharded denoiser (FSDP, DeepSpeed) is not supported yet")
-        denoiser = self.accelerator.unwrap_model(self.model)
-        if hasattr(denoiser.model, "save_pretrained"):
-            denoiser.model.save_pretrained(folder)
-        else:
-            from safetensors.torch import save_model
-
-            save_model(denoiser.model, str(folder / "model.safetensors"))
-        if denoiser.soft_mask is not None:
-            denoiser.soft_mask.save_pretrained(folder)
+        self._write(folder, state_dict)
         settings = json.loads(self.args.to_json_string())
         (folder / "training_args.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
+    def _write(self, folder: Path, gathered: dict[str, Tensor] | None) -> None:
+        """The backbone and the gate; ``gathered`` are the denoiser's weights where they were spread over ranks."""
+        folder.mkdir(parents=True, exist_ok=True)
+        denoiser = self.accelerator.unwrap_model(self.model)
+        backbone = denoiser.model
+        if gathered is not None:
+            own = {name.removeprefix("model."): w for name, w in gathered.items() if name.startswith("model.")}
+            backbone = whole_model(backbone, own)
+        if hasattr(backbone, "save_pretrained"):
+            backbone.save_pretrained(folder)
+        else:
+            from safetensors.torch import save_model
+
+            save_model(backbone, str(folder / "model.safetensors"))
+        if denoiser.soft_mask is not None:
+            denoiser.soft_mask.save_pretrained(folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         denoiser = self.accelerator.unwrap_model(model or self.model)
-        backbone, gate = denoiser.model, denoiser.soft_mask
-        if hasattr(backbone, "save_pretrained"):
-            backbone.load_state_dict(type(backbone).from_pretrained(resume_from_checkpoint).state_dict())
-        else:
-            from safetensors.torch import load_model
-
-            load_model(backbone, str(Path(resume_from_checkpoint) / "model.safetensors"))
+        self._read(Path(resume_from_checkpoint), denoiser)
+        gate = denoiser.soft_mask
         if gate is not None:
             gate.load_state_dict(type(gate).from_pretrained(resume_from_checkpoint).state_dict())
 
+    def _read(self, folder: Path, denoiser: Any) -> None:
+        """The backbone's weights out of ``folder``."""
+        backbone = denoiser.model
+        if not hasattr(backbone, "save_pretrained"):
+            from safetensors.torch import load_model
+
+            load_model(backbone, str(folder / "model.safetensors"))
+            return
+        state = type(backbone).from_pretrained(folder).state_dict()
+        if self.is_fsdp_enabled:
+            whole = {f"model.{name}": w for name, w in state.items()}
+            if denoiser.soft_mask is not None:
+                whole |= {f"soft_mask.{name}": p.detach() for name, p in denoiser.soft_mask.named_parameters()}
+            load_whole(denoiser, whole)
+        else:
+            backbone.load_state_dict(state)
+
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+class _Average(TrainerCallback):
+    """Keeps the trainer's weight average: made when the weights are where they will be trained, so after wrapping."""
+
+    def __init__(self, trainer: SoftMaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        denoiser = trainer.accelerator.unwrap_model(trainer.model)
+        trainer.ema = WeightAverage(denoiser.model, args.ema_decay)
+        if trainer.resumed_from is None:
+            return
+        with trainer.ema.swapped():  # what is loaded now becomes the average, and the weights stay
+            trainer._read(Path(trainer.resumed_from) / EMA_FOLDER, denoiser)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(state.global_step)

@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("transformers")
 
+from soft_mask.data import blocks as blocks_module  # noqa: E402
 from soft_mask.evaluation import ZERO_SHOT, byte_count, load_tokenizer, read_texts, wrap, zero_shot_texts  # noqa: E402
-from soft_mask.evaluation import texts as texts_module  # noqa: E402
 from soft_mask.evaluation.detokenize import DETOKENIZERS  # noqa: E402
 
 
@@ -31,7 +31,7 @@ def test_blocks_are_wrapped_as_in_mdlm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocks.tolist() == [[30, 0, 1, 2, 30], [30, 30, 3, 4, 30], [30, 30, 5, 6, 30], [30, 7, 8, 9, 30]]
     assert blocks.dtype == torch.int64
     assert wrap(["abc", "de", "fghij"], Letters(), 5, limit=2).equal(blocks[:2])
-    monkeypatch.setattr(texts_module, "DOCUMENTS_TOGETHER", 2)  # the remainder of each batch of documents is dropped
+    monkeypatch.setattr(blocks_module, "DOCUMENTS_TOGETHER", 2)  # the remainder of each batch of documents is dropped
     # abc|d#d|e# and fgh|ij#|k#: what is left over of each batch is dropped
     assert wrap(["abcd", "de", "fghij", "k"], Letters(), 5).tolist() == [
         [30, 0, 1, 2, 30], [30, 3, 30, 3, 30], [30, 5, 6, 7, 30], [30, 8, 9, 30, 30]

@@ -1,0 +1,61 @@
+"""A denoiser whose parameters are spread over ranks (FSDP2): the gate stays whole, weights are gathered to be saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+__all__ = ["AverageGateGradient", "load_whole", "whole_model", "whole_state"]
+
+
+class AverageGateGradient(TrainerCallback):
+    """FSDP leaves parameters alone that it does not shard: their gradients are averaged over the ranks here."""
+
+    def __init__(self, parameters: list[nn.Parameter], trainer: Any) -> None:
+        self.parameters, self.trainer = parameters, trainer
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        if not self.parameters:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        together = torch.stack([g.reshape(()) for g in gradients])
+        dist.all_reduce(together)
+        together /= dist.get_world_size()
+        self.trainer._omega_norm = together.norm()  # that of this rank alone was noted while clipping
+        for p, g in zip(self.parameters, together.unbind(), strict=True):
+            p.grad = g.clone()
+
+
+def whole_state(denoiser: nn.Module, keep: bool) -> dict[str, Tensor]:
+    """All weights on the CPU, gathered one after the other; for all ranks to call, and ``keep`` on the one that saves."""
+    from torch.distributed.tensor import DTensor
+
+    state = {}
+    for name, weight in denoiser.state_dict().items():
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        if keep:
+            state[name] = whole.detach().cpu().clone()
+    return state
+
+
+def whole_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """A model of ``model``'s class and config with the gathered weights ``state``, on the CPU, to be saved.
+
+    Raises:
+        RuntimeError: names or shapes do not fit.
+    """
+    with torch.device("meta"):
+        copy = type(model)(model.config)  # type: ignore[arg-type]
+    copy.load_state_dict(state, strict=True, assign=True)
+    return copy
+
+
+def load_whole(denoiser: nn.Module, state: dict[str, Any]) -> None:
+    """Give each rank its shards of the weights ``state``, which every rank has read."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    set_model_state_dict(denoiser, state, options=StateDictOptions(full_state_dict=True, strict=True))
