@@ -64,3 +64,10 @@ class Dream(HostedModel):
         own.is_causal = False  # what makes the decoder attend to both sides
         own.mask_token_id = config.mask_token_id
         return own
+
+    def published_generation(self) -> dict[str, Any]:
+        special = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+        return {
+            "alg": self.default_alg, "alg_temp": None, "eps": 1e-3, "steps": self.default_steps, "temperature": 0.0,
+            "top_p": None, "top_k": None, "output_history": False, **{name: getattr(self.config, name) for name in special},
+        }  # fmt: skip

@@ -156,6 +156,10 @@ class HostedModel(nn.Module):
             state.pop("lm_head.weight", None)
         return state
 
+    def published_generation(self) -> dict[str, Any]:
+        """What the published code wants in ``generation_config.json``."""
+        return {}
+
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: str | int = "5GB") -> None:
         """Write ``config.json``, safetensors under the published names (in shards where large), ``generation_config.json``.
 
@@ -177,8 +181,8 @@ class HostedModel(nn.Module):
         save_torch_state_dict(state, target, max_shard_size=max_shard_size, metadata={"format": "pt"})
         dtype = str(self.embedding.dtype).removeprefix("torch.")
         write_config(target, {**self.config.to_dict(), "torch_dtype": dtype})
-        if self.generation_config:
-            (target / GENERATION).write_text(json.dumps(self.generation_config, indent=2) + "\n", encoding="utf-8")
+        if generation := {**self.published_generation(), **self.generation_config}:
+            (target / GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(
