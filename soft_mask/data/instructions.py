@@ -154,7 +154,8 @@ def encode_instructions(
     source, counts = iter(conversations), Counter[str]() if left_out is None else left_out
     while batch := list(islice(source, TOGETHER)):
         talks = [talk for talk in batch if talk is not None]
-        counts["no answer"] += len(batch) - len(talks)
+        if len(talks) < len(batch):
+            counts["no answer"] += len(batch) - len(talks)
         if not talks:
             continue
         whole = _tokens(tokenizer, talks, False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class AdapterSettings:
     alpha: int = 16
     dropout: float = 0.0
     dora: bool = True
-    targets: tuple[str, ...] | list[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha < 1:
@@ -64,7 +64,7 @@ def add_adapter(model: Any, settings: AdapterSettings | None = None, base: str |
     """
     peft, s = _peft(model), settings or AdapterSettings()
     config = peft.LoraConfig(
-        r=s.r, lora_alpha=s.alpha, lora_dropout=s.dropout, use_dora=s.dora, target_modules=list(s.targets), bias="none",
+        r=s.r, lora_alpha=s.alpha, lora_dropout=s.dropout, use_dora=s.dora, target_modules=s.targets, bias="none",
         task_type="CAUSAL_LM", base_model_name_or_path=base,
     )  # fmt: skip
     _wrap(model, config)
@@ -77,8 +77,10 @@ def load_adapter(model: Any, path_or_hub_id: str | os.PathLike[str], *, trainabl
         FileNotFoundError: a file is missing. ValueError: the files are broken, or the adapter is of another model.
         TypeError, ImportError: as :func:`add_adapter`.
     """
+    from soft_mask.models.load import local_folder
+
     peft = _peft(model)
-    folder = adapter_folder(path_or_hub_id)
+    folder = Path(local_folder(path_or_hub_id))
     values = read_adapter_config(folder)
     if values.get("peft_type") != "LORA":
         raise ValueError(f"{os.fspath(folder)!r} holds an adapter of type {values.get('peft_type')!r}; LORA is supported")
@@ -206,13 +208,6 @@ def read_adapter_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def adapter_folder(path_or_hub_id: str | os.PathLike[str]) -> Path:
-    """The folder itself, or what is fetched of a hub id: configs and safetensors, no code, no pickle."""
-    from soft_mask.models.load import local_folder
-
-    return Path(local_folder(path_or_hub_id))
-
-
 def _peft(model: Any) -> Any:
     if not hasattr(model, "host"):
         raise TypeError(f"model: {type(model).__name__} is not hosted by transformers; adapters are for Dream and its like")
@@ -228,8 +223,7 @@ def _peft(model: Any) -> Any:
 def _wrap(model: Any, config: Any) -> None:
     from peft import get_peft_model
 
-    base = config.base_model_name_or_path
+    model.host.name_or_path = config.base_model_name_or_path  # peft writes the host's name into the config
     model.requires_grad_(False)
     wrapper = get_peft_model(model.host, config)
-    config.base_model_name_or_path = base  # peft puts the host's own name there, which is none
     object.__setattr__(model, HELD, wrapper)

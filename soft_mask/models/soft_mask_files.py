@@ -21,7 +21,9 @@ TOPK = "mixinputs_with_topk"  # the one variant of the paper; the reference's ot
 RAW = {"raw_scale": "raw_scale", "raw_steep": "raw_steepness", "raw_centre_neg": "raw_centre", "raw_temperature": None}
 
 
-def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | None = None) -> SoftMask | None:
+def read_transparency(
+    path: Path, mask_token_id: int, ban: tuple[int, ...] | None = None, shift: int = 0
+) -> SoftMask | None:
     """The gate of a ``transparency_config.json``; None where it says there is none. A scale of 0 stays exactly 0.
 
     Raises:
@@ -44,6 +46,7 @@ def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | Non
         config = SoftMaskConfig(
             mask_token_id=mask_token_id, k=int(values["mixinputs_k"]), scale=scale,
             steepness=float(values["transparency_steepness"]), centre=float(values["transparency_centre"]), ban=ban,
+            shift=shift,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where!r}: {error!r}") from None

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback
 from soft_mask.diffusion import Denoiser, DenoiserOutput, count_weight
 
 from .arguments import SoftMaskTrainingArguments
+from .blocks import block_class
 from .checkpoints import STATE_FILE, last_complete_checkpoint, what_is_missing
 from .corrupt import corrupt_batch, counter_seed
 from .data import collate_blocks
@@ -158,6 +159,8 @@ class SoftMaskTrainer(Trainer):
             raise ValueError("fsdp_config: version 2 is needed (FSDP1 cannot leave the gate's parameters whole)")
         if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
             raise ValueError(f"fsdp_config: state_dict_type must be FULL_STATE_DICT, got {plugin.state_dict_type}")
+        if plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = [block_class(self.model.model)]
         if self.omega:
             plugin.ignored_modules = "soft_mask"
             self.add_callback(AverageGateGradient(self.omega, self))
