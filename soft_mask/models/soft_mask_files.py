@@ -21,7 +21,7 @@ TOPK = "mixinputs_with_topk"  # the one variant of the paper; the reference's ot
 RAW = {"raw_scale": "raw_scale", "raw_steep": "raw_steepness", "raw_centre_neg": "raw_centre", "raw_temperature": None}
 
 
-def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | None = None) -> SoftMask | None:
+def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | None = None, shift: int = 0) -> SoftMask | None:
     """The gate of a ``transparency_config.json``; None where it says there is none. A scale of 0 stays exactly 0.
 
     Raises:
@@ -47,6 +47,7 @@ def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | Non
             steepness=float(values["transparency_steepness"]),
             centre=float(values["transparency_centre"]),
             ban=ban,
+            shift=shift,
             schedule=values.get("transparency_scheduling", "none"),
         )
     except (KeyError, TypeError, ValueError) as error:
