@@ -136,9 +136,7 @@ class InstructionCollator:
         ValueError: a number is negative, or the multiple below 1.
     """
 
-    def __init__(
-        self, pad_token_id: int, extra: int = 50, multiple: int = 8, pad_in_loss: bool = True, seed: int = 0
-    ) -> None:
+    def __init__(self, pad_token_id: int, extra: int = 50, multiple: int = 8, pad_in_loss: bool = True, seed: int = 0) -> None:
         for name, value, least in (("pad_token_id", pad_token_id, 0), ("extra", extra, 0), ("multiple", multiple, 1)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")

@@ -31,8 +31,14 @@ def _dream() -> Any:
     return Dream
 
 
+def _llada() -> Any:
+    from soft_mask.models.llada import LLaDA
+
+    return LLaDA
+
+
 #: Models on a decoder of ``transformers``, by the ``model_type`` of their ``config.json``.
-HOSTED: dict[str, Callable[[], Any]] = {"Dream": _dream}
+HOSTED: dict[str, Callable[[], Any]] = {"Dream": _dream, "llada": _llada}
 
 
 def load_model(
@@ -54,8 +60,8 @@ def load_model(
     - a bare state dict: ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, with or without ``backbone.``, ``model.``,
       ``module.``, ``_orig_mod.`` before the names. Sizes come from the shapes.
 
-    Dream and Dream-Coder (base and instruct), from a folder or a hub id with safetensors, on ``transformers``' own
-    decoder. What goes wrong silently elsewhere is an error here: a tensor missing or left over, a mask id on which
+    Dream, Dream-Coder (base and instruct) and LLaDA, from a folder or a hub id with safetensors, on ``transformers``'
+    own decoders. What goes wrong silently elsewhere is an error here: a tensor missing or left over, a mask id on which
     config, generation config, tokenizer and argument do not agree, rotary buffers that do not hold their numbers, an
     attention kernel that stayed causal.
 
@@ -143,7 +149,8 @@ def load_soft_mask(path_or_hub_id: str | os.PathLike[str], mask_token_id: int | 
 
     Read from, in this order: ``soft_mask.safetensors`` with its config (full precision), the reference's
     ``transparency_config.json`` (rounded to bfloat16 by the reference), or the ``tran_head`` of a Lightning checkpoint.
-    None can be given on as it is: ``generate(model, ..., soft_mask=load_soft_mask(path))``.
+    None can be given on as it is: ``generate(model, ..., soft_mask=load_soft_mask(path))``. A folder of an adapter does as
+    well, and a ``transparency_config.json`` itself.
 
     Args:
         mask_token_id: where ``transparency_config.json`` lies in a folder without a ``config.json`` that tells it, and
@@ -153,6 +160,8 @@ def load_soft_mask(path_or_hub_id: str | os.PathLike[str], mask_token_id: int | 
         FileNotFoundError, ValueError: as :func:`load_model`; or settings that are not supported.
     """
     name = os.fspath(path_or_hub_id)
+    if os.path.isfile(name) and name.endswith(".json"):
+        return _transparency(Path(name), mask_token_id)
     if os.path.isfile(name):
         found = read_file(name, ema=False)
         if not found.raw_soft_mask:
@@ -163,17 +172,21 @@ def load_soft_mask(path_or_hub_id: str | os.PathLike[str], mask_token_id: int | 
     folder = Path(local_folder(path_or_hub_id))
     if (folder / CONFIG_NAME).is_file() or (folder / WEIGHTS_NAME).is_file():
         return SoftMask.from_pretrained(folder)
-    if not (folder / TRANSPARENCY).is_file():
-        return None
-    config = _config_beside(folder)
+    return _transparency(folder / TRANSPARENCY, mask_token_id) if (folder / TRANSPARENCY).is_file() else None
+
+
+def _transparency(path: Path, mask_token_id: int | None) -> SoftMask | None:
+    """The gate of the reference's JSON file, for the model that the configuration beside it, or the mask's id, tells."""
+    config = _config_beside(path.parent)
     kind = config.get("model_type")
     bans = kind == "mdlm"
-    if mask_token_id is None:
-        mask_token_id = MDLMConfig.from_dict(config).mask_token_id if bans else config.get("mask_token_id")
-    if mask_token_id is None:
-        raise ValueError(f"mask_token_id must be given: {name!r} has a {TRANSPARENCY} and no config.json that tells it")
-    shift = HOSTED[kind]().shift if kind in HOSTED else 0
-    return read_transparency(folder / TRANSPARENCY, mask_token_id, (mask_token_id,) if bans else None, shift)
+    told = MDLMConfig.from_dict(config).mask_token_id if bans else config.get("mask_token_id")
+    if mask_token_id is not None and told is not None and told != mask_token_id:
+        raise ValueError(f"mask_token_id is {mask_token_id}, and {told} by the config.json of {os.fspath(path.parent)!r}")
+    mask = told if mask_token_id is None else mask_token_id
+    if mask is None:
+        raise ValueError(f"mask_token_id must be given: {os.fspath(path)!r} lies beside no config.json that tells it")
+    return read_transparency(path, mask, (mask,) if bans else None, HOSTED[kind]().shift if kind in HOSTED else 0)
 
 
 def _config_beside(folder: Path) -> dict[str, Any]:

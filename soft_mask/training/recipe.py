@@ -138,7 +138,16 @@ POSITIVE = {
     "updates", "batch", "micro_batch", "length", "k", "log_every", "save_every", "keep", "steepness", "temperature",
     "adam_eps", "validation_blocks", "epochs", "rows", "validation_rows", "min_answer", "pad_multiple",
 }  # fmt: skip
-NOT_NEGATIVE = {"learning_rate", "omega_learning_rate", "warmup_updates", "weight_decay", "clip", "seed", "evaluate_every", "pad_extra"}
+NOT_NEGATIVE = {
+    "learning_rate",
+    "omega_learning_rate",
+    "warmup_updates",
+    "weight_decay",
+    "clip",
+    "seed",
+    "evaluate_every",
+    "pad_extra",
+}
 SHARES = {"p_sm", "scale"}
 BELOW_ONE = {"adam_beta1", "adam_beta2", "ema", "warmup_ratio"}
 KINDS = {str: "texts", int: "ints"}
