@@ -327,7 +327,7 @@ def letters_for_dream(monkeypatch: pytest.MonkeyPatch) -> None:
     from soft_mask.data import load_tokenizer
     from soft_mask.training import instructions
 
-    monkeypatch.setattr(instructions, "dream_tokenizer", lambda name, mask_token_id: load_tokenizer(name))
+    monkeypatch.setattr(instructions, "model_tokenizer", lambda name, model: load_tokenizer(name))
 
 
 def test_the_command_fine_tunes_logs_and_goes_on(tmp_path: Path, letters_for_dream: None) -> None:
@@ -353,6 +353,7 @@ def test_full_fine_tuning_and_binary_by_recipe(tmp_path: Path, letters_for_dream
     changes = [change for change in changes if not change.startswith("soft_mask")]
     trainer = run_recipe(read_recipe(RECIPES / "dream-mix-binary.yaml", changes))
     assert trainer.model.soft_mask is None and all(p.requires_grad for p in trainer.model.parameters())
+    assert (tmp_path / "run" / "tokenizer.json").is_file()
     assert (tmp_path / "run" / "model.safetensors").is_file() and load_soft_mask(tmp_path / "run") is None
 
 
