@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from soft_mask.diffusion import Denoiser, DenoiserOutput, count_weight
+from soft_mask.diffusion import Denoiser, DenoiserOutput, Objective, count_weight
 
 from .arguments import SoftMaskTrainingArguments
 from .blocks import block_class
@@ -104,6 +104,7 @@ class SoftMaskTrainer(Trainer):
 
     args: SoftMaskTrainingArguments
     model: Any  # a Denoiser; under FSDP what wraps it
+    objective: Objective
     optimizer: Any  # a torch optimizer, as accelerate prepared it
 
     def __init__(
@@ -170,7 +171,9 @@ class SoftMaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, int | None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._tokens += sum(batch["input_ids"].numel() for batch in batches)
-        weight: Any = sum(count_weight(self.objective, batch["input_ids"], batch.get("answer")) for batch in batches)
+        weight: Any = 0
+        for batch in batches:
+            weight = weight + count_weight(self.objective, batch["input_ids"], batch.get("answer"))
         if self.objective.weighed_by == "answers" and self.args.world_size > 1:  # not as many on every rank
             weight = torch.as_tensor(weight, device=self.args.device)
             weight = self.accelerator.reduce(weight, "sum") / self.args.world_size
