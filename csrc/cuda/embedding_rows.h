@@ -123,6 +123,9 @@ SOFT_MASK_DEVICE int64_t source_of(const TokenParams& tokens, int64_t position) 
   return tokens.shift != 0 && position % tokens.length != 0 ? position - 1 : position;
 }
 
-SOFT_MASK_DEVICE Gate<float> read_gate(const float* gate) { return {read(gate), read(gate + 1), read(gate + 2)}; }
+SOFT_MASK_DEVICE Gate<float> read_gate(const GateParams& gate) {
+  if (gate.data == nullptr) return {gate.values[0], gate.values[1], gate.values[2]};
+  return {read(gate.data), read(gate.data + 1), read(gate.data + 2)};
+}
 
 }  // namespace soft_mask::cuda
