@@ -181,7 +181,8 @@ def soft_mask_embed(
     compute = torch.float64 if torch.float64 in (embedding.dtype, logits.dtype) else torch.float32
     if algorithm == "expectation":
         return expectation.soft_mask_embed(
-            logits, input_ids, embedding, gate=_gate_tensor(scale, steepness, centre, compute, embedding.device).to(embedding.device),
+            logits, input_ids, embedding,
+            gate=_gate_tensor(scale, steepness, centre, compute, embedding.device).to(embedding.device),
             mask_token_id=mask_token_id, temperature=temperature, ban=bans, shift=shift, where=where, check=check,
         )  # fmt: skip
     if not _native.serves(logits, embedding, k=k, bans=len(bans)):

@@ -68,13 +68,20 @@ SOFT_MASK_DEVICE void follow(const Recipe& recipe, int k, const TableParams& tab
       float sum[n];
 #pragma unroll
       for (int i = 0; i < n; ++i) sum[i] = keep * element<T>(own, i);
-#pragma unroll 2
-      for (int j = 0; j < k; ++j) {
-        const float weight = recipe.weights[j].get();
-        if (weight == 0) continue;
-        const Vector other = read_vector(rows + recipe.ids[j].get() * table.stride + c);
+#pragma unroll 1
+      for (int j = 0; j < k; j += kMixLoads) {  // loads of several rows in flight together
+        float weights[kMixLoads];
+        Vector others[kMixLoads];
 #pragma unroll
-        for (int i = 0; i < n; ++i) sum[i] += weight * element<T>(other, i);
+        for (int u = 0; u < kMixLoads; ++u) {
+          weights[u] = j + u < k ? recipe.weights[j + u].get() : 0.0f;
+          others[u] = weights[u] != 0 ? read_vector(rows + recipe.ids[j + u].get() * table.stride + c) : Vector{};
+        }
+#pragma unroll
+        for (int u = 0; u < kMixLoads; ++u) {
+#pragma unroll
+          for (int i = 0; i < n; ++i) sum[i] += weights[u] * element<T>(others[u], i);
+        }
       }
       write_vector(out + c, packed<T>(sum));
     }
