@@ -97,6 +97,8 @@ class Stages:
 
     def trained(self, stage: str, updates: int) -> dict[str, Any]:
         result = self.kept(stage, lambda: self.train(stage, updates))
+        for checkpoint in (self.folder / stage).glob("checkpoint-*"):  # only now: the result is written
+            shutil.rmtree(checkpoint)
         self.report.finished += updates
         self.report.update(stage, 0)
         return result
@@ -115,6 +117,9 @@ class Stages:
             def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
                 facts = {name: logs[name] for name in ("loss", "lambda") if logs and name in logs}
                 report.update(stage, state.global_step, **facts)
+
+            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                report.update(stage, state.global_step, saved=state.global_step)
 
         is_base = stage == BASE
         denoiser = self.denoiser(stage)
@@ -143,13 +148,13 @@ class Stages:
         trainer = SoftMaskTrainer(denoiser, args, TokenBlocks(self.blocks(is_base)[: updates * study.batch_size]))
         trainer.add_callback(Progress())
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+        last = last_complete_checkpoint(folder)
+        trainer.train(resume_from_checkpoint=last)
         trainer.save_model(str(folder / FINAL))
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
         history = trainer.state.log_history
         record: dict[str, Any] = {
             "updates": updates,
+            "resumed": Path(last).name if last else None,
             "parameters": sum(p.numel() for name, p in denoiser.named_parameters() if name.startswith("model.")),
             "cpu_ms_per_update": 1e3 * trainer.pace.cpu_seconds / max(trainer.pace.updates, 1),  # of what this process did
             "loss": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
