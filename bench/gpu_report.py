@@ -109,10 +109,8 @@ def write_records(records: Iterable[dict[str, Any]], file: Path, deadline: float
             out.flush()
             written.append(line)
             ratio = "" if line["ratio"] is None else f"  {line['ratio']:.2f} of {line['against']}"
-            print(
-                f"{line['name']}: {line['value']:.1f} {line['unit']}{ratio}{'' if line['holds'] in (None, True) else '  BELOW THE BAR ' + line['bar']}",
-                flush=True,
-            )
+            below = f"  BELOW THE BAR {line['bar']}" if line["holds"] is False else ""
+            print(f"{line['name']}: {line['value']:.1f} {line['unit']}{ratio}{below}", flush=True)
             if time.monotonic() > deadline:
                 print("-- the time is up: the rest is not measured", flush=True)
                 break
@@ -154,6 +152,7 @@ def main() -> int:
 
     from bench import gpu_checks, gpu_measure
     from bench.gpu_measure import FULL, SMALL
+    from bench.measure import without_bar
 
     if not arguments.rehearse:
         import torch
@@ -175,7 +174,10 @@ def main() -> int:
         yield from gpu_measure.backward(plan, clock)
         yield from gpu_measure.forward(plan, clock, read)
 
-    records = write_records(everything(), arguments.out / f"{name}.csv", deadline)
+    measured = everything()
+    if arguments.rehearse:  # the emulation's time is held against no bar
+        measured = (without_bar(line) for line in measured)
+    records = write_records(measured, arguments.out / f"{name}.csv", deadline)
     (arguments.out / f"{name}.md").write_text(markdown(checks, records))
     try:
         from bench import gpu_plots

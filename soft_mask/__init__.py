@@ -18,7 +18,7 @@ if _backend() != "reference":
     from . import ops as _ops  # noqa: F401  (torch.ops.soft_mask.* has its shapes and gradients at once)
 
 if TYPE_CHECKING:
-    from .models import MDLM, MDLMConfig, load_model, load_soft_mask, push_to_hub, save_checkpoint
+    from .models import MDLM, Dream, DreamConfig, MDLMConfig, load_model, load_soft_mask, push_to_hub, save_checkpoint
     from .sampling import GenerateOutput, generate
     from .training import SoftMaskTrainer, SoftMaskTrainingArguments
 
@@ -28,6 +28,8 @@ _LAZY = {
     "load_soft_mask": "models",
     "push_to_hub": "models",
     "save_checkpoint": "models",
+    "Dream": "models",
+    "DreamConfig": "models",
     "MDLM": "models",
     "MDLMConfig": "models",
     "generate": "sampling",
@@ -38,6 +40,8 @@ _LAZY = {
 
 __all__ = [
     "MDLM",
+    "Dream",
+    "DreamConfig",
     "Feedback",
     "GenerateOutput",
     "MDLMConfig",

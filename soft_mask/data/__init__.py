@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .blocks import DOCUMENTS_TOGETHER, iterate_blocks, wrap
 from .documents import HubDocuments, read_documents
-from .packed import PackedBlocks, StreamedBlocks, pack
+from .packed import PackedBlocks, pack
+from .streamed import StreamedBlocks
 from .tokenizer import ByteTokenizer, load_tokenizer
 
 __all__ = [

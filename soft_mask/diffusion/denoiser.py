@@ -25,10 +25,22 @@ def masked_rows(noisy_ids: Tensor, mask_token_id: int, within: Tensor | None = N
     return masked.flatten().nonzero().squeeze(1)
 
 
-def predicting_rows(hidden: Tensor, rows: Tensor, shift: int) -> Tensor:  # [B, L, d], [M] -> [M, d]
-    """The hidden rows that predict these flat positions: their own, or with ``shift`` the one before (Dream)."""
-    if shift:  # position 0 of a sequence keeps its own row
-        rows = torch.where(rows % hidden.shape[1] == 0, rows, rows - 1)
+def predicting_rows(
+    hidden: Tensor,  # [B, L, d]
+    rows: Tensor,  # [M] flat positions
+    shift: int,
+    attention_mask: Tensor | None = None,  # [B, L] bool
+) -> Tensor:  # [M, d]
+    """The hidden rows that predict these flat positions: their own, or with ``shift`` the one before (Dream).
+
+    Where a sequence begins, padding before it or not, a position keeps its own row.
+    """
+    if shift:
+        first = rows % hidden.shape[1] == 0
+        before = torch.where(first, rows, rows - 1)
+        if attention_mask is not None:
+            before = torch.where(attention_mask.flatten()[before].bool(), before, rows)
+        rows = before
     return hidden.flatten(0, 1).index_select(0, rows)
 
 
@@ -156,12 +168,12 @@ class Denoiser(nn.Module):
         if soft and self.soft_mask is not None:
             with torch.no_grad():
                 first = encode(model, None, noisy_ids, None, attention_mask)
-                hidden_rows = predicting_rows(first, rows, model.shift)
+                hidden_rows = predicting_rows(first, rows, model.shift, attention_mask)
                 feedback = read_feedback(model, self.soft_mask, hidden_rows, rows, noisy_ids.shape, self.chunk_rows)
                 mean_lambda = self.soft_mask.gate(feedback.neg_entropy.flatten()[rows]).mean()
         hidden = encode(model, self.soft_mask, noisy_ids, feedback, attention_mask)
         row_nll = row_cross_entropy(
-            predicting_rows(hidden, rows, model.shift),
+            predicting_rows(hidden, rows, model.shift, attention_mask),
             model.head,
             input_ids.flatten()[rows],
             (model.mask_token_id,) if model.bans_mask else (),

@@ -1,5 +1,6 @@
 """Masked diffusion language models, each meeting one small protocol."""
 
+from soft_mask.models.dream import Dream, DreamConfig
 from soft_mask.models.load import load_model, load_soft_mask
 from soft_mask.models.mdlm import MDLM, MDLMConfig
 from soft_mask.models.protocol import MaskedDiffusionModel
@@ -7,6 +8,8 @@ from soft_mask.models.save import model_card, push_to_hub, save_checkpoint
 
 __all__ = [
     "MDLM",
+    "Dream",
+    "DreamConfig",
     "MDLMConfig",
     "MaskedDiffusionModel",
     "load_model",

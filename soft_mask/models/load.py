@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,45 @@ from soft_mask.module import CONFIG_NAME, WEIGHTS_NAME, SoftMask
 
 __all__ = ["load_model", "load_soft_mask"]
 
-MODELS = {"mdlm": MDLM}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 #: What is fetched of a hub id: no code, no pickle.
 HUB_FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", CONFIG_NAME, TRANSPARENCY]
+#: Of a hosted model also what its tokenizer and its generation need.
+HOSTED_FILES = ["generation_config.json", "tokenizer*.json", "vocab.json", "merges.txt", "*token*.json", "*.jinja"]
 
 
-def load_model(path_or_hub_id: str | os.PathLike[str], *, ema: bool = True, config: Mapping[str, Any] | None = None) -> MDLM:
-    """Load an MDLM from any of the layouts it is published in; weights on the CPU, in eval mode, every name accounted for.
+def _dream() -> Any:
+    from soft_mask.models.dream import Dream
+
+    return Dream
+
+
+#: Models on a decoder of ``transformers``, by the ``model_type`` of their ``config.json``.
+HOSTED: dict[str, Callable[[], Any]] = {"Dream": _dream}
+
+
+def load_model(
+    path_or_hub_id: str | os.PathLike[str],
+    *,
+    ema: bool = True,
+    config: Mapping[str, Any] | None = None,
+    mask_token_id: int | None = None,
+    **options: Any,
+) -> Any:
+    """Load a masked diffusion model, told from its ``config.json``; in eval mode, every name accounted for.
+
+    MDLM, from any of the layouts it is published in, on the CPU:
 
     - the Hugging Face layout: a folder, or a hub id such as ``"kuleshov-group/mdlm-owt"`` (safetensors, whole or sharded;
       of a local folder also ``pytorch_model.bin``);
     - a Lightning ``.ckpt`` of MDLM's own code or of soft masking's reference code;
     - a bare state dict: ``.safetensors``, ``.pt``, ``.pth``, ``.bin``, with or without ``backbone.``, ``model.``,
       ``module.``, ``_orig_mod.`` before the names. Sizes come from the shapes.
+
+    Dream and Dream-Coder (base and instruct), from a folder or a hub id with safetensors, on ``transformers``' own
+    decoder. What goes wrong silently elsewhere is an error here: a tensor missing or left over, a mask id on which
+    config, generation config, tokenizer and argument do not agree, rotary buffers that do not hold their numbers, an
+    attention kernel that stayed causal.
 
     Nothing in a file is executed: pickles are read by a reader that knows tensors and nothing else, and no remote code is
     imported. The soft mask of the same checkpoint is read by :func:`load_soft_mask`.
@@ -39,21 +64,42 @@ def load_model(path_or_hub_id: str | os.PathLike[str], *, ema: bool = True, conf
         path_or_hub_id: the folder, file or name.
         ema: of a Lightning checkpoint take the averaged weights, as evaluation does there; False: the raw ones.
         config: ``MDLMConfig`` fields for files without a config, such as ``model_length`` (1024 where nothing tells it).
+        mask_token_id: must be the model's; needed where no file tells it.
+        options: of ``transformers``' ``from_pretrained``, for a hosted model: ``dtype`` (the files' when left out),
+            ``device_map``, ``attn_implementation``, ``quantization_config`` and so on.
 
     Raises:
         FileNotFoundError: there is no such folder or file and the text is no hub id, or a file is missing.
         ValueError: the model's type is not one of those known, or its files are broken or do not fit each other.
+        RuntimeError: the loaded model does not compute what it should.
     """
     name = os.fspath(path_or_hub_id)
     if os.path.isfile(name):
+        _need_none(options)
         found = read_file(name, ema=ema, config=config)
-        return MDLM.from_tensors(found.config, found.tensors, name)
+        return _agreeing(MDLM.from_tensors(found.config, found.tensors, name), mask_token_id)
     folder = _folder(path_or_hub_id)
     kind = read_config(folder).get("model_type")
-    if kind not in MODELS:
-        raise ValueError(f"model_type {kind!r} in {name!r} is not known; known: {', '.join(sorted(MODELS))}")
+    if kind in HOSTED:
+        return HOSTED[kind]().from_pretrained(folder, mask_token_id=mask_token_id, **options)
+    if kind != "mdlm":
+        known = ", ".join(sorted((*HOSTED, "mdlm"), key=str.lower))
+        raise ValueError(f"model_type {kind!r} in {name!r} is not known; known: {known}")
+    _need_none(options)
     found = read_folder(folder)
-    return MODELS[kind].from_tensors({**found.config, **(config or {})}, found.tensors, folder)
+    model = MDLM.from_tensors({**found.config, **(config or {})}, found.tensors, folder)
+    return _agreeing(model, mask_token_id)
+
+
+def _need_none(options: Mapping[str, Any]) -> None:
+    if options:
+        raise TypeError(f"{next(iter(options))} is no option of an MDLM: move the loaded model with .to(device, dtype)")
+
+
+def _agreeing(model: MDLM, mask_token_id: int | None) -> MDLM:
+    if mask_token_id is not None and mask_token_id != model.mask_token_id:
+        raise ValueError(f"mask_token_id is {mask_token_id}, and the model's is {model.mask_token_id}")
+    return model
 
 
 def load_soft_mask(path_or_hub_id: str | os.PathLike[str], mask_token_id: int | None = None) -> SoftMask | None:
@@ -100,5 +146,5 @@ def _folder(path_or_hub_id: str | os.PathLike[str]) -> str:
     if isinstance(path_or_hub_id, str) and HUB_ID.fullmatch(name):
         from huggingface_hub import snapshot_download
 
-        return snapshot_download(name, allow_patterns=HUB_FILES)
+        return snapshot_download(name, allow_patterns=[*HUB_FILES, *HOSTED_FILES])
     raise FileNotFoundError(f"path_or_hub_id: there is no folder or file {name!r}, and it is no hub id (owner/name)")

@@ -26,18 +26,8 @@ from soft_mask.training import SoftMaskTrainer, SoftMaskTrainingArguments, Token
 UPDATES, LIMIT_S = 6, 100
 
 
-class OwnNoise(SoftMaskTrainer):
-    """Times and masks that follow from the tokens alone, so that they do not depend on how a batch is spread."""
-
+class Mortal(SoftMaskTrainer):
     killed_at = -1
-
-    def corrupt(self, clean: Tensor, update: int | str, micro: int) -> tuple[Tensor, Tensor]:
-        t, noisy = [], []
-        for row in clean:
-            generator = torch.Generator().manual_seed(int((row * torch.arange(1, 11) ** 2).sum()))
-            t.append(0.2 + 0.7 * torch.rand((), generator=generator))
-            noisy.append(torch.where(torch.rand(10, generator=generator) < t[-1], 11, row))
-        return torch.stack(noisy), torch.stack(t)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.state.global_step == self.killed_at:
@@ -78,7 +68,7 @@ def train(folder: Path, kind: str, batch: int, killed_at: int = -1, resume: bool
     model = MDLM(config)
     torch.nn.init.normal_(model.output_layer.linear.weight, std=0.3)
     blocks = torch.randint(0, 11, (80, 10), generator=torch.Generator().manual_seed(3))
-    trainer = OwnNoise(Denoiser(model, SoftMask(SoftMaskConfig.for_short_runs(11))), args, TokenBlocks(blocks))
+    trainer = Mortal(Denoiser(model, SoftMask(SoftMaskConfig.for_short_runs(11))), args, TokenBlocks(blocks))
     trainer.killed_at = killed_at
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
