@@ -90,10 +90,10 @@ class Plan:
 
 def check(plan: Plan) -> None:
     """Raises ValueError for recipes that are not there or cannot be read."""
-    for model in MODELS:
-        file = plan.recipe_file(model)
+    for file in map(plan.recipe_file, MODELS):
         if file is not None and not file.is_file():
             raise ValueError(f"--recipes: {plan.recipes} has no {file.name}; a checkout of the repository has them in recipes/")
+    for model in MODELS:
         plan.recipe(model)
 
 

@@ -33,13 +33,14 @@ class Study:
     tie_word_embeddings: bool = True
     gate_init: float = 1.0
     embedding_std: float = 0.02
-    # training: AdamW (0.9, 0.99), no weight decay, clip 1; both rates rise over the warm-up and fall linearly to 0
+    # training: AdamW (0.9, 0.99), no weight decay, clip 1; the rates rise over the warm-up and fall linearly to 0 at the
+    # end, of the base and again of the branches; that of omega is constant
     batch_size: int = 32
     warmup_updates: int = 100
-    base_updates: int = 6000
+    base_updates: int = 5000
     base_learning_rate: float = 3e-3
     updates: int = 2000
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     # soft masking
     p_sm: float = 0.8
     k: int = 3
@@ -49,7 +50,7 @@ class Study:
     omega_learning_rate: float = 1e-2
     # what is measured
     test_blocks: int = 1024
-    test_draws: int = 4
+    test_draws: int = 2
     samples: int = 64
     save_every: int = 500
     cost_of_update: float = 1.0  # against one of the characters: for the estimate of the time left alone
@@ -79,7 +80,20 @@ class Study:
 
 
 CHARACTERS = Study(name="characters")
-TOKENS = Study(name="tokens", batch_size=16, base_updates=2000, updates=600, samples=16, test_blocks=256, test_draws=2)
+TOKENS = Study(
+    name="tokens",
+    length=32,
+    batch_size=16,
+    base_updates=1000,
+    base_learning_rate=5e-3,
+    updates=300,
+    learning_rate=3e-3,
+    centre=-4.0,
+    test_blocks=512,
+    samples=16,
+    save_every=100,
+    cost_of_update=2.5,
+)
 
 
 def quick(study: Study) -> Study:

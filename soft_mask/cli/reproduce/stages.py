@@ -137,6 +137,7 @@ class Stages:
             max_grad_norm=1.0,
             p_sm=0.0 if denoiser.soft_mask is None else study.p_sm,
             omega_learning_rate=study.omega_learning_rate,
+            omega_constant_lr=True,
             seed=self.seed,
             logging_steps=25,
             save_steps=study.save_every,
