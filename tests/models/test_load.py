@@ -119,7 +119,7 @@ def test_truncated_weights_are_refused(folder: Path, keep: int) -> None:
     [
         ("{", "is not valid JSON"),
         ("[1]", "must hold a JSON object, got list"),
-        ('{"model_type": "bert"}', "model_type 'bert' in .* is not known; known: Dream, mdlm"),
+        ('{"model_type": "bert"}', "model_type 'bert' in .* is not known; known: Dream, llada, mdlm"),
         ("{}", "model_type None"),
         ('{"model_type": "mdlm", "time_conditioning": true}', "time_conditioning=True is not supported"),
         ('{"model_type": "mdlm", "n_heads": 5}', "even whole number"),
