@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ from soft_mask.cli.reproduce.stages import Stages
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 TEXT = "".join(f"Line {i} says that {i * 7 % 10} is not {i * 3 % 10}.\n" for i in range(1000))
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """The command takes SIGTERM as Ctrl-C: here it gives it back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 def call(*arguments: Any, code: int = 0) -> str:

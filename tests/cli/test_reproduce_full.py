@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,14 @@ from soft_mask.evaluation import perplexity, unigram_entropy
 ROOT = Path(__file__).parents[2]
 SIZES = {"vocab_size": 258, "model_length": 16, "hidden_dim": 8, "cond_dim": 4, "n_blocks": 1, "n_heads": 2, "dropout": 0.0}
 TEXT = "".join(f"Line {i} says that {i * 7 % 10} is not {i * 3 % 10}.\n" for i in range(60))
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """The command takes SIGTERM as Ctrl-C: here it gives it back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 def call(*arguments: Any, code: int = 0) -> str:

@@ -21,6 +21,7 @@ STAGES = {
     "soft_short": "soft masking, binary's compute",
 }
 SAID_EVERY = 60.0  # seconds between plain lines of one stage
+KNOWN = 0.01  # share of all work that must be done before an estimate is given
 MEASURING = 0.12  # share of a job's time after its training, roughly: for the estimate alone
 
 
@@ -54,10 +55,10 @@ class Progress:
         return done + MEASURING * state.get("measured", 0.0)
 
     def eta(self) -> float | None:
-        """Seconds left, or None while nothing is known. Jobs cost what ``cost`` says, relative to one another."""
+        """Seconds left, or None while little is known. Jobs cost what ``cost`` says, relative to one another."""
         made = sum(self.cost[name] * (self.share(name) - first) for name, first in self.first.items())
         spent = self.clock() - self.began
-        if made <= 0 or spent < 5:
+        if made < KNOWN * sum(self.cost.values()):
             return None
         left = sum(self.cost[name] * (1 - self.share(name)) for name in self.states)
         return left * spent / made

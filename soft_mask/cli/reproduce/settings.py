@@ -79,7 +79,7 @@ class Study:
         return self.base_updates + sum(self.branches.values())
 
 
-CHARACTERS = Study(name="characters")
+CHARACTERS = Study(name="characters", k=8)
 TOKENS = Study(
     name="tokens",
     length=32,

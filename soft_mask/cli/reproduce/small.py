@@ -90,11 +90,10 @@ def run_small(
     all_studies = {"characters": CHARACTERS, "tokens": TOKENS}
     studies = {name: settings.quick(all_studies[name]) if quick else all_studies[name] for name in sources}
     fingerprints = {name: source.fingerprint() for name, source in sources.items()}
-    # a seed of every study first, so that a run that is stopped early has something of each
     jobs = [
         Job(study, seed, parts, sources[name], fingerprints[name])
-        for seed in range(first_seed, first_seed + seeds)
         for name, study in studies.items()
+        for seed in range(first_seed, first_seed + seeds)
     ]
     workers = workers or min(usable_cpus(), len(jobs))
     for text in said:
