@@ -18,7 +18,19 @@ if _backend() != "reference":
     from . import ops as _ops  # noqa: F401  (torch.ops.soft_mask.* has its shapes and gradients at once)
 
 if TYPE_CHECKING:
-    from .models import MDLM, MDLMConfig, load_model, load_soft_mask, push_to_hub, save_checkpoint
+    from .models import (
+        MDLM,
+        Dream,
+        DreamConfig,
+        LLaDA,
+        LLaDAConfig,
+        MDLMConfig,
+        adapt_model,
+        load_model,
+        load_soft_mask,
+        push_to_hub,
+        save_checkpoint,
+    )
     from .sampling import GenerateOutput, generate
     from .training import SoftMaskTrainer, SoftMaskTrainingArguments
 
@@ -28,6 +40,11 @@ _LAZY = {
     "load_soft_mask": "models",
     "push_to_hub": "models",
     "save_checkpoint": "models",
+    "Dream": "models",
+    "DreamConfig": "models",
+    "LLaDA": "models",
+    "LLaDAConfig": "models",
+    "adapt_model": "models",
     "MDLM": "models",
     "MDLMConfig": "models",
     "generate": "sampling",
@@ -38,14 +55,19 @@ _LAZY = {
 
 __all__ = [
     "MDLM",
+    "Dream",
+    "DreamConfig",
     "Feedback",
     "GenerateOutput",
+    "LLaDA",
+    "LLaDAConfig",
     "MDLMConfig",
     "SoftMask",
     "SoftMaskConfig",
     "SoftMaskTrainer",
     "SoftMaskTrainingArguments",
     "__version__",
+    "adapt_model",
     "build_info",
     "feedback",
     "gate",

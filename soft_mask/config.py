@@ -8,6 +8,7 @@ from typing import Any
 
 PAPER_STEEPNESS = 10 / 1.5
 PAPER_CENTRE = -0.75
+SCHEDULES = ("none", "linear", "stepwise")
 
 
 @dataclasses.dataclass
@@ -25,6 +26,8 @@ class SoftMaskConfig:
         temperature: divides the logits before everything; positive.
         ban: ids left out of the distribution that is fed back (MDLM bans the mask id, Dream does not).
         shift: 1 where row t-1 of the logits predicts token t (Dream), else 0.
+        schedule: what multiplies the scale while generating, by the share tau of the masks that are left: "none",
+            "linear" (tau), or "stepwise" (1 above tau = 0.5, then 0). The reference's ablation; never trained with.
     """
 
     mask_token_id: int
@@ -35,6 +38,7 @@ class SoftMaskConfig:
     temperature: float = 1.0
     ban: tuple[int, ...] | None = None
     shift: int = 0
+    schedule: str = "none"
 
     def __post_init__(self) -> None:
         if self.ban is not None:
@@ -53,6 +57,8 @@ class SoftMaskConfig:
             raise ValueError(f"temperature must be positive and finite, got {self.temperature!r}")
         if self.shift not in (0, 1):
             raise ValueError(f"shift must be 0 or 1, got {self.shift!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
     @classmethod
     def for_short_runs(cls, mask_token_id: int, **changes: Any) -> SoftMaskConfig:

@@ -45,6 +45,13 @@ class Feedback(NamedTuple):
         """The rows that ``index`` names on the leading axes (a mask, indices, slices)."""
         return Feedback(*(part[index] for part in self))
 
+    def first(self, k: int) -> Feedback:
+        """The ``k`` best of each row alone, their probabilities summing to 1 again; self where there are no more."""
+        if k >= self.k:
+            return self
+        probs = self.probs[..., :k]
+        return self._replace(ids=self.ids[..., :k], probs=probs / probs.sum(-1, keepdim=True).clamp_min(1e-30))
+
     def put_(self, index: Any, rows: Feedback) -> Feedback:
         """Write ``rows`` at ``index`` of the leading axes, in place; returns self."""
         for part, new in zip(self, rows, strict=True):

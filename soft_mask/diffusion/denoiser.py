@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soft_mask import functional
-from soft_mask.diffusion.losses import default_chunk_rows, mdlm_nelbo, row_cross_entropy
+from soft_mask.diffusion.losses import default_chunk_rows, row_cross_entropy
+from soft_mask.diffusion.objectives import MaskedRows, find_objective
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
 from soft_mask.state import Feedback
@@ -25,10 +26,22 @@ def masked_rows(noisy_ids: Tensor, mask_token_id: int, within: Tensor | None = N
     return masked.flatten().nonzero().squeeze(1)
 
 
-def predicting_rows(hidden: Tensor, rows: Tensor, shift: int) -> Tensor:  # [B, L, d], [M] -> [M, d]
-    """The hidden rows that predict these flat positions: their own, or with ``shift`` the one before (Dream)."""
-    if shift:  # position 0 of a sequence keeps its own row
-        rows = torch.where(rows % hidden.shape[1] == 0, rows, rows - 1)
+def predicting_rows(
+    hidden: Tensor,  # [B, L, d]
+    rows: Tensor,  # [M] flat positions
+    shift: int,
+    attention_mask: Tensor | None = None,  # [B, L] bool
+) -> Tensor:  # [M, d]
+    """The hidden rows that predict these flat positions: their own, or with ``shift`` the one before (Dream).
+
+    Where a sequence begins, padding before it or not, a position keeps its own row.
+    """
+    if shift:
+        first = rows % hidden.shape[1] == 0
+        before = torch.where(first, rows, rows - 1)
+        if attention_mask is not None:
+            before = torch.where(attention_mask.flatten()[before].bool(), before, rows)
+        rows = before
     return hidden.flatten(0, 1).index_select(0, rows)
 
 
@@ -99,8 +112,8 @@ class DenoiserOutput(NamedTuple):
     """Result of :class:`Denoiser`.
 
     Attributes:
-        loss: 0-dim, the NELBO in nats per token over all tokens of the batch.
-        sequence_nll: ``[B]``, detached: the same bound in nats, summed over each sequence.
+        loss: 0-dim, in nats; with the loss "mdlm" the NELBO per token over all tokens of the batch.
+        sequence_nll: ``[B]``, detached: -ln p / t, the bound in nats, summed over each sequence.
         mean_lambda: 0-dim, detached: mean gate over the masked rows; NaN without feedback.
         masked_rows: how many rows were masked.
     """
@@ -120,10 +133,18 @@ class Denoiser(nn.Module):
         model: meets ``MaskedDiffusionModel`` (and is an ``nn.Module``).
         soft_mask: None for plain binary masking.
         chunk_rows: rows of logits held at once; 128 MiB of float32 when None.
+        loss: its name in :data:`soft_mask.diffusion.OBJECTIVES`: "mdlm", "per_token", "dream" or "llada".
     """
 
-    def __init__(self, model: MaskedDiffusionModel, soft_mask: SoftMask | None = None, chunk_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        model: MaskedDiffusionModel,
+        soft_mask: SoftMask | None = None,
+        chunk_rows: int | None = None,
+        loss: str = "mdlm",
+    ) -> None:
         super().__init__()
+        self.objective = find_objective(loss)
         check_soft_mask(model, soft_mask)
         if chunk_rows is not None and chunk_rows < 1:
             raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
@@ -138,6 +159,7 @@ class Denoiser(nn.Module):
         t: Tensor,  # [B] float, in (0, 1]
         soft: bool = True,
         attention_mask: Tensor | None = None,  # [B, L] bool: padding is neither seen nor counted
+        answer: Tensor | None = None,  # [B, L] bool: what may be masked and is learned; everything when None
     ) -> DenoiserOutput:
         """The loss of one batch.
 
@@ -148,41 +170,47 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: shapes do not fit, or clean tokens are outside the vocabulary.
         """
-        self._check(input_ids, noisy_ids, t, attention_mask)
+        self._check(input_ids, noisy_ids, t, attention_mask, answer)
         model, length = self.model, input_ids.shape[1]
-        rows = masked_rows(noisy_ids, model.mask_token_id, attention_mask)
+        learned = attention_mask
+        if answer is not None:  # a mask token that stands in a prompt is an ordinary token
+            learned = answer.bool() if attention_mask is None else answer.bool() & attention_mask.bool()
+        rows = masked_rows(noisy_ids, model.mask_token_id, learned)
         feedback = None
         mean_lambda = t.new_full((), float("nan"))
         if soft and self.soft_mask is not None:
             with torch.no_grad():
                 first = encode(model, None, noisy_ids, None, attention_mask)
-                hidden_rows = predicting_rows(first, rows, model.shift)
+                hidden_rows = predicting_rows(first, rows, model.shift, attention_mask)
                 feedback = read_feedback(model, self.soft_mask, hidden_rows, rows, noisy_ids.shape, self.chunk_rows)
                 mean_lambda = self.soft_mask.gate(feedback.neg_entropy.flatten()[rows]).mean()
         hidden = encode(model, self.soft_mask, noisy_ids, feedback, attention_mask)
         row_nll = row_cross_entropy(
-            predicting_rows(hidden, rows, model.shift),
+            predicting_rows(hidden, rows, model.shift, attention_mask),
             model.head,
             input_ids.flatten()[rows],
             (model.mask_token_id,) if model.bans_mask else (),
             self.chunk_rows,
         )
         sequence = rows // length
-        t_rows = t.to(row_nll.dtype)[sequence]
+        t = t.to(row_nll.dtype)
         n_tokens = input_ids.numel() if attention_mask is None else attention_mask.sum()
-        loss = mdlm_nelbo(row_nll, t_rows, n_tokens)
+        answers = torch.full_like(t, length, dtype=torch.int64) if learned is None else learned.sum(dim=1)
+        loss = self.objective.loss(MaskedRows(row_nll, sequence, t, answers, n_tokens))
         if self.soft_mask is not None and feedback is None:
             for parameter in self.soft_mask.parameters():  # nothing is added but a place in the graph
                 loss = loss + parameter.flatten()[:0].sum()
-        nll = row_nll.new_zeros(t.shape).index_add(0, sequence, row_nll.detach() / t_rows)
+        nll = row_nll.new_zeros(t.shape).index_add(0, sequence, row_nll.detach() / t[sequence])
         return DenoiserOutput(loss, nll, mean_lambda, rows.numel())
 
-    def _check(self, input_ids: Tensor, noisy_ids: Tensor, t: Tensor, attention_mask: Tensor | None) -> None:
+    def _check(
+        self, input_ids: Tensor, noisy_ids: Tensor, t: Tensor, attention_mask: Tensor | None, answer: Tensor | None
+    ) -> None:
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must be [B, L], got shape {list(input_ids.shape)}")
         if input_ids.numel() == 0:
             raise ValueError(f"input_ids must hold at least one token, got shape {list(input_ids.shape)}")
-        for name, value in (("noisy_ids", noisy_ids), ("attention_mask", attention_mask)):
+        for name, value in (("noisy_ids", noisy_ids), ("attention_mask", attention_mask), ("answer", answer)):
             if value is not None and value.shape != input_ids.shape:
                 raise ValueError(f"{name} must have shape {list(input_ids.shape)}, got {list(value.shape)}")
         if t.shape != input_ids.shape[:1]:

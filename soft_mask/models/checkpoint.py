@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["load_strict", "read_config", "read_safetensors", "write_checkpoint"]
+__all__ = ["load_strict", "read_config", "read_safetensors", "write_checkpoint", "write_config"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -93,6 +93,11 @@ def write_checkpoint(folder: str | os.PathLike[str], config: Mapping[str, Any], 
     part = target / (WEIGHTS + ".part")
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata={"format": "pt"})
     os.replace(part, target / WEIGHTS)
-    part = target / (CONFIG + ".part")
+    write_config(target, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write ``config.json``, whole or not at all."""
+    part = folder / (CONFIG + ".part")
     part.write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(part, target / CONFIG)
+    os.replace(part, folder / CONFIG)

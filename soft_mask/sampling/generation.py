@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 from soft_mask.diffusion.denoiser import check_soft_mask
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
-from soft_mask.sampling.loop import Callback, denoise
+from soft_mask.sampling.arguments import check_int, make_policy
+from soft_mask.sampling.loop import Callback, Hooks, LogitsHook, TokensHook, denoise
 from soft_mask.sampling.memory import REMASK_FEEDBACK
-from soft_mask.sampling.sampler import ALGORITHMS, Sampler
 
 __all__ = ["GenerateOutput", "generate"]
-
-NOISES = ("coin", "race")
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class GenerateOutput:
     """Result of :func:`generate`.
 
     Attributes:
-        sequences: ``[B, L]`` int64, the prompt included.
-        nfe: forward passes truly spent; at most ``steps + 1``.
+        sequences: ``[B, L]`` int64, the prompt included; ``[B * num_return_sequences, L]``.
+        nfe: forward passes truly spent; at most ``steps + 1`` (Dream's algorithms: ``steps``).
         history: ``[B, L]`` after every step, if it was asked for.
     """
 
@@ -44,25 +41,35 @@ def generate(
     attention_mask: Tensor | None = None,  # [B, L] bool or 0/1: False is padding, neither seen nor filled
     max_new_tokens: int = 0,
     *,
-    steps: int,
+    steps: int | None = None,
     alg: str | None = None,
     temperature: float | None = None,
     eps: float | None = None,
     top_p: float | None = None,
+    top_k: int | None = None,
+    alg_temp: float | None = None,
+    transfer_count: str | None = None,
     eta: float | None = None,
     t_on: float | None = None,
     t_off: float | None = None,
     alpha_on: float | None = None,
-    noise: str = "coin",
-    noise_dtype: torch.dtype = torch.float64,
-    confidence_dtype: torch.dtype = torch.float32,
+    noise: str | None = None,
+    noise_dtype: torch.dtype | None = None,
+    confidence_dtype: torch.dtype | None = None,
     remask_feedback: str = "erased",
     soft_mask: SoftMask | None = None,
+    num_return_sequences: int = 1,
     generator: torch.Generator | None = None,
+    generation_tokens_hook_func: TokensHook | None = None,
+    generation_logits_hook_func: LogitsHook | None = None,
     callback: Callback | None = None,
     history: bool = False,
 ) -> GenerateOutput:
     """Fill every mask of ``input_ids``; tokens that are not masks are never changed (nor masked by ReMDM).
+
+    One loop, two families of algorithms, for any model. MDLM's reveal masks by chance: "ancestral" and its relatives.
+    Dream's, "origin", "maskgit_plus", "topk_margin" and "entropy", are upstream's ``diffusion_generate`` under its names
+    and defaults: float32 times from 1 to ``eps``, and in each step the positions that the model is surest of.
 
     With a soft mask every forward but the first mixes, at positions still masked, what the last executed forward
     predicted for them (arXiv 2510.17206, section 3). Without one, or at a scale of exactly 0, the same seed gives the
@@ -71,23 +78,35 @@ def generate(
     Args:
         model: meets ``MaskedDiffusionModel``.
         max_new_tokens: this many masks are appended to every sequence.
-        steps: denoising steps T. A step in which nothing was revealed spends no forward in the next; a closing forward
-            fills what is left, and is skipped when nothing is: ``nfe <= T + 1``.
-        alg: "ancestral" (MDLM, arXiv 2406.07524), "analytic", or ReMDM's (arXiv 2503.00307) "remdm-cap",
-            "remdm-rescale", "remdm-conf" and "remdm-loop"; None is the model's default. ``sampling.PRESETS`` has published
-            settings by name.
-        temperature: of the choice of tokens, never of the feedback; 0 takes the likeliest; None is the algorithm's own.
-        eps: last time of the schedule; None is the algorithm's own (1e-5).
-        top_p: nucleus of the choice of tokens, by the reference's rule (what sums to at most this, and the likeliest);
-            None or 1 for none.
+        steps: denoising steps T; None is the model's own (Dream: 512). A step in which nothing was revealed spends no
+            forward in the next (in Dream's algorithms without feedback only: with it the step refines what is fed back).
+            MDLM's have a closing forward that fills what is left, skipped when nothing is: ``nfe <= T + 1``; Dream's take
+            all that is left in the last step.
+        alg: "ancestral" (MDLM, arXiv 2406.07524), "analytic", ReMDM's (arXiv 2503.00307) "remdm-cap", "remdm-rescale",
+            "remdm-conf" and "remdm-loop"; or Dream's four. None is the model's default. ``sampling.PRESETS`` has
+            published settings by name.
+        temperature: of the choice of tokens, never of the feedback; 0 takes the likeliest; None is the algorithm's own
+            (MDLM's 1, Dream's 0).
+        eps: last time of the schedule; None is the algorithm's own (MDLM's 1e-5, Dream's 1e-3).
+        top_p: nucleus of the choice of tokens; None or 1 for none. In MDLM's by the reference's rule (what sums to at
+            most this, and the likeliest); in Dream's the token that crosses it is taken too.
+        top_k, alg_temp, transfer_count: of Dream's algorithms: the k likeliest tokens alone; positions drawn by
+            softmax(confidence / alg_temp) instead of the surest; and "row", which counts each sequence's transfers by its
+            own masks, or "batch", which is upstream's mean over the batch. Where sequences have different numbers of
+            masks, upstream's writes masks over tokens, the prompt's among them: it is there to compare with.
         eta, t_on, t_off, alpha_on: of ReMDM's algorithms; None is the published value (for 1024 steps).
-        noise: "coin", or "race": the originals' draw over all V ids at every position, which gives their tokens from
-            their random numbers and costs V of them a position and a step.
-        noise_dtype: float64, or float32 as in MDLM's own code, whose samples have less entropy for it.
-        confidence_dtype: of "remdm-conf"; torch.bfloat16 rounds as the original does.
+        noise: of MDLM's algorithms: "coin" (None), or "race": the originals' draw over all V ids at every position, which
+            gives their tokens from their random numbers and costs V of them a position and a step.
+        noise_dtype: of MDLM's: float64 (None), or float32 as in MDLM's own code, whose samples have less entropy for it.
+        confidence_dtype: of "remdm-conf", float32 (None); torch.bfloat16 rounds as the original does.
         remask_feedback: what a position that ReMDM masked again feeds back: "erased" (the reference's), "last" or "none";
             see ``sampling.memory.Memory``.
-        soft_mask: None for plain binary masking.
+        soft_mask: None for plain binary masking. A schedule in its config lowers the scale as masks are filled.
+        num_return_sequences: so many of each sequence, side by side.
+        generation_tokens_hook_func: ``(step, x, logits) -> x`` after each step's transfers, and once with ``(None, x,
+            None)`` before the first; it may change any token and mask any again.
+        generation_logits_hook_func: ``(step, x, logits) -> logits`` on the shifted ``[B, L, V]`` logits, before anything
+            is made of them, feedback included. With a hook the head runs on every position, and every step runs.
         generator: source of all random numbers; torch's global one when None.
         callback: called with a ``StepInfo`` after every step; returning ``False`` (and nothing else) stops there, with
             the remaining masks left in place.
@@ -98,14 +117,32 @@ def generate(
     """
     x, mask = _check_inputs(model, input_ids, attention_mask, max_new_tokens)
     check_soft_mask(model, soft_mask)
-    options = {"eta": eta, "t_on": t_on, "t_off": t_off, "alpha_on": alpha_on}
-    policy = make_sampler(model, alg, steps, temperature, eps, top_p, noise, noise_dtype, confidence_dtype, options)
+    policy = make_policy(
+        model,
+        alg,
+        steps,
+        {"temperature": temperature, "eps": eps, "top_p": top_p},
+        {
+            "top_k": top_k, "alg_temp": alg_temp, "transfer_count": transfer_count,
+            "noise": noise, "noise_dtype": noise_dtype, "confidence_dtype": confidence_dtype,
+        },
+        {"eta": eta, "t_on": t_on, "t_off": t_off, "alpha_on": alpha_on},
+    )  # fmt: skip
+    check_int("num_return_sequences", num_return_sequences, 1)
     if remask_feedback not in REMASK_FEEDBACK:
         raise ValueError(f"remask_feedback must be one of {', '.join(REMASK_FEEDBACK)}, got {remask_feedback!r}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable or None, got {type(callback).__name__}")
+    for name, function in (
+        ("callback", callback),
+        ("generation_tokens_hook_func", generation_tokens_hook_func),
+        ("generation_logits_hook_func", generation_logits_hook_func),
+    ):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be callable or None, got {type(function).__name__}")
+    if num_return_sequences > 1:
+        x = x.repeat_interleave(num_return_sequences, dim=0)
+        mask = None if mask is None else mask.repeat_interleave(num_return_sequences, dim=0)
     states: list[Tensor] | None = [] if history else None
     with _evaluating(model, soft_mask):
         sequences, nfe = denoise(
@@ -118,6 +155,7 @@ def generate(
             callback=callback,
             history=states,
             remask_feedback=remask_feedback,
+            hooks=Hooks(generation_tokens_hook_func, generation_logits_hook_func),
         )
     return GenerateOutput(sequences, nfe, None if states is None else tuple(states))
 
@@ -162,82 +200,7 @@ def _check_inputs(
     mask = torch.cat([attention_mask.to(device, torch.bool), torch.ones_like(new, dtype=torch.bool)], dim=1)
     if not bool(mask.any(1).all()):
         raise ValueError("attention_mask has a sequence without a single True: nothing there can be attended to")
-    return x, mask
-
-
-def make_sampler(
-    model: MaskedDiffusionModel,
-    alg: str | None,
-    steps: int,
-    temperature: float | None = None,
-    eps: float | None = None,
-    top_p: float | None = None,
-    noise: str = "coin",
-    noise_dtype: torch.dtype = torch.float64,
-    confidence_dtype: torch.dtype = torch.float32,
-    options: dict[str, float | None] | None = None,
-) -> Sampler:
-    """The sampler that arguments of :func:`generate` describe, every one of them checked."""
-    alg = alg if alg is not None else getattr(model, "default_alg", "ancestral")
-    if alg not in ALGORITHMS:
-        raise ValueError(f"alg must be one of {', '.join(sorted(ALGORITHMS))}, got {alg!r}")
-    check_int("steps", steps, 1)
-    if noise not in NOISES:
-        raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
-    if noise_dtype not in (torch.float64, torch.float32):
-        raise ValueError(f"noise_dtype must be torch.float64 or torch.float32, got {noise_dtype!r}")
-    if confidence_dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"confidence_dtype must be torch.float32 or torch.bfloat16, got {confidence_dtype!r}")
-    numbers: dict[str, float] = {}
-    if temperature is not None:
-        if not _is_number(temperature) or temperature < 0:
-            raise ValueError(f"temperature must be a finite number of at least 0, or None, got {temperature!r}")
-        numbers["temperature"] = float(temperature)
-    if eps is not None:
-        if not _is_number(eps) or not 0 <= eps < 1:
-            raise ValueError(f"eps must lie in [0, 1), or be None, got {eps!r}")
-        numbers["eps"] = float(eps)
-    if top_p is not None:
-        if not _is_number(top_p) or not 0 < top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], or be None, got {top_p!r}")
-        numbers["top_p"] = float(top_p)
-    own = dict(ALGORITHMS[alg])
-    for name, value in (options or {}).items():
-        if value is None:
-            continue
-        if name not in own:
-            raise ValueError(f"{name} is no option of alg={alg!r}" + (f", which takes {', '.join(own)}" if own else ""))
-        if not _is_number(value) or not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
-        own[name] = float(value)
-    if alg == "remdm-loop":
-        if not 0 < own["t_off"] < own["t_on"] < 1:
-            raise ValueError(f"t_off and t_on must satisfy 0 < t_off < t_on < 1, got {own['t_off']} and {own['t_on']}")
-        if not 0 < own["alpha_on"] < 1 or own["eta"] > (1 - own["alpha_on"]) / own["alpha_on"]:
-            raise ValueError(
-                f"alpha_on must lie in (0, 1) and eta be at most (1 - alpha_on) / alpha_on, "
-                f"got alpha_on={own['alpha_on']} and eta={own['eta']}"
-            )
-    return Sampler(
-        alg,
-        steps,
-        noise=noise,
-        noise_dtype=noise_dtype,
-        confidence_dtype=confidence_dtype,
-        options=tuple(sorted(own.items())),
-        **numbers,  # type: ignore[arg-type]  # mypy takes the values for those of the dtypes too
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_int(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return x, None if bool(mask.all()) else mask  # no padding: the same numbers as without a mask
 
 
 @contextmanager

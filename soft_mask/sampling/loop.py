@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from soft_mask.diffusion.denoiser import encode, masked_rows, predicting_rows
-from soft_mask.diffusion.losses import ban_logits, default_chunk_rows
+from soft_mask.diffusion.denoiser import masked_rows, predicting_rows
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
 from soft_mask.sampling.memory import Memory
+from soft_mask.sampling.prediction import Prediction
 from soft_mask.state import Feedback
 
-__all__ = ["Callback", "Policy", "Prediction", "State", "StepInfo", "denoise"]
+__all__ = ["Callback", "Hooks", "LogitsHook", "Policy", "Prediction", "State", "StepInfo", "TokensHook", "denoise"]
 
 
 @dataclass(frozen=True)
@@ -47,35 +48,23 @@ class StepInfo:
 Callback = Callable[[StepInfo], object]
 
 
-class Prediction:
-    """What the last executed forward predicts: hidden rows ``[M, d]`` of the positions masked then, not ``[M, V]``."""
+#: ``hook(step, x [B, L], logits [B, L, V])``, as upstream's Dream has them; logits are shifted, and None before step 0.
+TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
+LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
 
-    def __init__(self, model: MaskedDiffusionModel, hidden: Tensor, rows: Tensor) -> None:  # [B, L, d], [M] ascending
-        self.model = model
-        self.rows = rows
-        self.hidden_rows = predicting_rows(hidden, rows, model.shift)
 
-    def at(self, rows: Tensor) -> Tensor:  # [R] -> [R, d]
-        """Hidden rows for flat positions, all of which were masked at that forward."""
-        return self.hidden_rows[torch.searchsorted(self.rows, rows)]
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller may do in each step: change the logits before anything is made of them, and the tokens at its end."""
 
-    def logits(self, rows: Tensor) -> Iterator[Tensor]:  # [R] -> chunks [r, V]
-        """The logits of flat positions in chunks, in order, without what the model bans.
+    tokens: TokensHook | None = None
+    logits: LogitsHook | None = None
 
-        Raises:
-            ValueError: the model gave NaN.
-        """
-        ban = (self.model.mask_token_id,) if self.model.bans_mask else ()
-        size = max(16, default_chunk_rows(self.model.vocab_size) // 4)  # the choice of tokens works in float64
-        for part in self.at(rows).split(size):
-            logits = self.model.head(part)
-            if bool(torch.isnan(logits).any()):
-                raise ValueError("the model's logits hold NaN: its weights are broken, or its dtype overflows")
-            yield ban_logits(logits, ban)
+    def __bool__(self) -> bool:
+        return self.tokens is not None or self.logits is not None
 
-    def tokens(self, rows: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:  # [R] -> [R]
-        """``choose`` applied to the logits of each chunk, joined."""
-        return torch.cat([choose(logits) for logits in self.logits(rows)] or [rows])
+
+NO_HOOKS = Hooks()
 
 
 @dataclass
@@ -88,6 +77,8 @@ class State:
         free: ``[B L]`` bool: what was masked at the beginning, and may be written.
         prediction: of the last executed forward; None where no position was masked.
         confidence: ``[B, L]``, for a policy to keep between steps.
+        memory: what will remember this step's prediction; None where nothing will. A policy that reads all logits anyway
+            lets them be summarised with it (``Prediction.scan``), so that the head runs once.
     """
 
     x: Tensor
@@ -97,6 +88,7 @@ class State:
     vocab_size: int
     prediction: Prediction | None = None
     confidence: Tensor | None = None
+    memory: Memory | None = None
 
     def written(self) -> Tensor:  # [W]
         """Flat positions of the tokens that were written here and may be masked again."""
@@ -115,8 +107,23 @@ class Policy(Protocol):
         ...
 
     @property
+    def refines(self) -> bool:
+        """With feedback it does not hold: what was predicted is mixed in although no token changed."""
+        ...
+
+    @property
     def goes_on(self) -> bool:
         """Steps go on where nothing is masked."""
+        ...
+
+    @property
+    def closes(self) -> bool:
+        """A closing forward after the last step fills what is left."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """It may write to any position, and wants the logits of all of them."""
         ...
 
     def time(self, step: int) -> float:
@@ -144,48 +151,66 @@ def denoise(
     callback: Callback | None = None,
     history: list[Tensor] | None = None,
     remask_feedback: str = "erased",
+    hooks: Hooks = NO_HOOKS,
 ) -> tuple[Tensor, int]:  # [B, L], NFE
     """Fill the masks of ``input_ids``; arguments are taken as checked (see :func:`soft_mask.generate`).
 
+    Each step: a forward with the feedback mixed in, the logits hook, the policy's transfers, the tokens hook, and the
+    feedback of what is masked then, read from the logits before any temperature or nucleus.
+
     A step in which no token of the batch changed leaves the next forward's input as it was, so a policy that holds takes
-    the prediction and the feedback again and no forward is spent ("skip = hold": the feedback does not refine itself
-    while nothing is revealed). No forward is spent either on a batch without masks. What is left masked after the last
-    step is filled by one closing forward.
+    the prediction again and no forward is spent; one that refines does so without feedback only. No forward is spent
+    either on a batch without masks. With hooks every step runs, as they may change anything, and the whole logits are
+    there; without, the head runs on masked rows alone.
     """
     mask, shape = model.mask_token_id, input_ids.shape
-    x, rows = input_ids, masked_rows(input_ids, mask, attention_mask)
-    if not rows.numel():
+    x = input_ids if hooks.tokens is None else _hooked(hooks.tokens(None, input_ids.clone(), None), input_ids, model)
+    rows = masked_rows(x, mask, attention_mask)
+    if not rows.numel() and not hooks:
         return x, 0
+    if soft_mask is not None and soft_mask.scale.item() == 0.0:  # off, to the bit
+        soft_mask = None
+    whole = policy.whole or bool(hooks)
     free = torch.zeros(x.numel(), dtype=torch.bool, device=x.device).index_fill_(0, rows, True)
+    memory = None
+    if soft_mask is not None:
+        memory = Memory(model, soft_mask, free.view(shape), remask_feedback, joint=policy.whole)
     state = State(x, rows, free, mask, model.vocab_size)
-    memory = None if soft_mask is None else Memory(model, soft_mask, shape, remask_feedback)
     nfe = 0
-    for step in range(policy.steps + 1):
+    for step in range(policy.steps + policy.closes):
         final = step == policy.steps
+        feeds = memory is not None and step < policy.steps - (not policy.closes)  # a later forward mixes
         rows = state.rows
-        if not rows.numel() and (final or not policy.goes_on):
+        if not rows.numel() and not hooks and (final or not policy.goes_on):
             break
         unread = False  # a forward of this step that has not been read for feedback yet
-        if rows.numel() and (state.prediction is None or final):
-            hidden = encode(model, soft_mask, x, memory.store if memory else None, attention_mask)
-            state.prediction = Prediction(model, hidden, rows)
+        if (rows.numel() or hooks) and (state.prediction is None or final):
+            embeds = memory.embed(x) if memory else F.embedding(x, model.embedding)
+            hidden = model.hidden(embeds, attention_mask)
+            logits = _whole_logits(model, hidden, attention_mask, hooks, step, x) if whole else None
+            state.prediction = Prediction(model, hidden, rows, attention_mask, logits)
             del hidden
             nfe += 1
-            unread = memory is not None and not final  # what the closing pass predicts feeds nothing
+            unread = feeds
+        state.memory = memory if unread else None
         revealed, tokens = policy.close(state, generator) if final else policy.update(step, state, generator)
         before = x.flatten()[revealed]
-        changed = int((tokens != before).sum())
-        if changed:
-            x = x.flatten().index_copy(0, revealed, tokens).view(shape)
+        after = x.flatten().index_copy(0, revealed, tokens).view(shape) if bool((tokens != before).any()) else x
+        if hooks.tokens is not None:
+            assert state.prediction is not None
+            after = _hooked(hooks.tokens(step, after.clone(), state.prediction.whole), x, model)
+        changed = int((after != x).sum())
+        x = after
         left = masked_rows(x, mask, attention_mask) if changed else rows
-        if memory is not None and not final:
+        if memory is not None and feeds:
             if unread and state.prediction is not None:  # read once a forward, where a later one may mix
-                kept = rows if remask_feedback == "last" else rows[x.flatten()[rows] == mask]
-                memory.read(state.prediction.at(kept), kept)
-            erased = (tokens == mask) & (before != mask)
-            memory.erase(revealed[erased], before[erased])
+                kept = left if whole else rows if remask_feedback == "last" else rows[x.flatten()[rows] == mask]
+                memory.read(state.prediction, kept)
+            if not whole:
+                erased = (tokens == mask) & (before != mask)
+                memory.erase(revealed[erased], before[erased])
         state.x, state.rows = x, left
-        if changed or not policy.holds:
+        if changed or hooks or not policy.holds or (memory is not None and policy.refines):
             state.prediction = None
         if history is not None:
             history.append(x)
@@ -195,3 +220,28 @@ def denoise(
             if callback(info) is False:
                 break
     return x, nfe
+
+
+def _whole_logits(
+    model: MaskedDiffusionModel, hidden: Tensor, attention_mask: Tensor | None, hooks: Hooks, step: int, x: Tensor
+) -> Tensor:  # [B, L, V]
+    """The logits of every position, shifted to it, after the logits hook."""
+    everywhere = torch.arange(x.numel(), device=x.device)
+    logits = model.head(predicting_rows(hidden, everywhere, model.shift, attention_mask)).view(*x.shape, -1)
+    if hooks.logits is None:
+        return logits
+    given = hooks.logits(step, x.clone(), logits)
+    if not isinstance(given, Tensor) or given.shape != logits.shape:
+        what = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"generation_logits_hook_func must return logits {list(logits.shape)}, got {what}")
+    return given
+
+
+def _hooked(given: object, x: Tensor, model: MaskedDiffusionModel) -> Tensor:
+    """What a tokens hook returned, if it is such a thing as it was given."""
+    if not isinstance(given, Tensor) or given.shape != x.shape or given.dtype != x.dtype or given.device != x.device:
+        what = f"{given.dtype} {list(given.shape)} on {given.device}" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"generation_tokens_hook_func must return int64 {list(x.shape)} on {x.device}, got {what}")
+    if given.numel() and not bool(((given >= 0) & (given < model.embedding.shape[0])).all()):
+        raise ValueError(f"generation_tokens_hook_func returned ids outside [0, {model.embedding.shape[0]})")
+    return given.clone()

@@ -93,6 +93,19 @@ class Sampler:
         """A sequence without masks is not finished: tokens may be masked again, or numbers are still to be drawn."""
         return self.remasks or self.noise == "race"
 
+    @property
+    def refines(self) -> bool:
+        """Skip = hold: the feedback does not refine itself while nothing is revealed, as in the reference."""
+        return False
+
+    @property
+    def closes(self) -> bool:
+        return True
+
+    @property
+    def whole(self) -> bool:
+        return False
+
     def time(self, step: int) -> float:
         return 1.0 + (self.eps - 1.0) * step / self.steps
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
-from soft_mask.sampling.generation import GenerateOutput, check_int, generate
+from soft_mask.sampling.arguments import check_int
+from soft_mask.sampling.generation import GenerateOutput, generate
 from soft_mask.sampling.noise import uniform
 
 __all__ = ["generate_semi_autoregressive"]
@@ -72,7 +73,7 @@ def generate_semi_autoregressive(
         nfe += out.nfe
         if options.get("noise") == "race":
             # The original takes one more step, at t = 0: nothing is masked by then, but its numbers are drawn.
-            dtype = options.get("noise_dtype", torch.float64)
+            dtype = options.get("noise_dtype") or torch.float64
             uniform((window.numel(), model.vocab_size), generator, device, dtype)
         last = number == num_strides
         parts.append(out.sequences if last else out.sequences[:, :stride])

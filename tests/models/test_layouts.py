@@ -256,7 +256,7 @@ def test_a_transparency_of_scale_zero_is_exactly_off(tmp_path: Path) -> None:
     for text, words in (
         ("{", "is not valid JSON"),
         ("{}", "no transparency_alg"),
-        ('{"transparency_alg": "mixinputs_with_temp"}', "'mixinputs_with_temp' .* is not supported"),
+        ('{"transparency_alg": "mixinputs_with_temp"}', "'mixinputs_with_temp' is not supported"),
         ('{"transparency_alg": "mixinputs_with_topk"}', "transparency_scale"),
     ):
         path.write_text(text)

@@ -133,7 +133,7 @@ def test_truncated_weights_are_refused(folder: Path, keep: int) -> None:
     [
         ("{", "is not valid JSON"),
         ("[1]", "must hold a JSON object, got list"),
-        ('{"model_type": "Dream"}', "model_type 'Dream' in .* is not known; known: mdlm"),
+        ('{"model_type": "bert"}', "model_type 'bert' in .* is not known; known: Dream, llada, mdlm"),
         ("{}", "model_type None"),
         ('{"model_type": "mdlm", "time_conditioning": true}', "time_conditioning=True is not supported"),
         ('{"model_type": "mdlm", "n_heads": 5}', "even whole number"),
@@ -181,4 +181,4 @@ def test_a_hub_id_is_fetched_without_code_or_pickles(folder: Path, monkeypatch: 
     assert isinstance(load_model("someone/some-mdlm"), MDLM)
     ((name, patterns),) = asked
     assert name == "someone/some-mdlm" and {"config.json", "*.safetensors"} < set(patterns)
-    assert all(pattern.endswith((".json", ".safetensors")) for pattern in patterns)
+    assert all(pattern.endswith((".json", ".safetensors", ".txt", ".jinja")) for pattern in patterns)

@@ -23,8 +23,8 @@ from soft_mask import SoftMask, SoftMaskConfig, generate
 from soft_mask.models import MDLM, MDLMConfig
 from soft_mask.sampling import generate_semi_autoregressive
 from soft_mask.sampling import sampler as sampler_module
-from soft_mask.sampling.generation import make_sampler
-from soft_mask.sampling.loop import Prediction
+from soft_mask.sampling.arguments import make_sampler
+from soft_mask.sampling.prediction import Prediction
 
 MASK, V = 10, 11
 FROZEN: dict[str, Any] = json.loads((Path(__file__).parent / "originals.json").read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def test_same_noise_same_tokens(tiny: MDLM, name: str, monkeypatch: pytest.Monke
     for chunk in (None, 4):  # rows drawn together must not matter
         if chunk:
             monkeypatch.setattr(sampler_module, "default_chunk_rows", lambda _: 64)
-            monkeypatch.setattr("soft_mask.sampling.loop.default_chunk_rows", lambda _: 64)
+            monkeypatch.setattr("soft_mask.sampling.prediction.default_chunk_rows", lambda _: 64)
         out = generate(
             tiny,
             torch.full((6, 7), MASK),

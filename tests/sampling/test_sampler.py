@@ -12,8 +12,9 @@ from torch import Tensor
 from soft_mask import generate
 from soft_mask.models import MDLM, MDLMConfig
 from soft_mask.sampling import Sampler
-from soft_mask.sampling.loop import Prediction, StepInfo
+from soft_mask.sampling.loop import StepInfo
 from soft_mask.sampling.noise import choose_tokens, gumbel
+from soft_mask.sampling.prediction import Prediction
 
 MASK = 10
 
