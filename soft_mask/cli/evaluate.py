@@ -31,9 +31,9 @@ def evaluate(
     preset: Annotated[str, typer.Option(help="Published sampler settings by name.")] = "mdlm",
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Of masks, times and samples.")] = 1,
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub id.")] = "gpt2",
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id [the model's own; gpt2 for MDLM].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "float32",
+    dtype: Annotated[str | None, typer.Option(help="Of the weights [float32; Dream, LLaDA: the files'].")] = None,
     binary: Annotated[bool, typer.Option("--binary", help="Without the checkpoint's soft mask.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Of a Lightning checkpoint the raw weights, not the average.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results, made if absent.")] = Path("evaluation"),
@@ -43,14 +43,14 @@ def evaluate(
 
     Code 0 when done, 2 for bad arguments or files, 130 when interrupted: results that were finished by then are kept.
     """
-    from .models import errors, load
+    from .models import GateOptions, errors, load
 
     with errors():
         if not data and not dataset and not samples:
             raise ValueError("nothing to measure: give --data, --dataset or --samples")
         if mauve and not (samples and (data or dataset)):
             raise ValueError("--mauve needs --samples and a text to compare with: --data or --dataset")
-        loaded = load(model, tokenizer, device, dtype, not binary, None, None, None, None, not raw)
+        loaded = load(model, tokenizer, device, dtype, GateOptions(soft=not binary), not raw)
         size = length or loaded.model.model_length
         if size > loaded.model.model_length:
             raise ValueError(f"--length must be at most the model's {loaded.model.model_length}, got {size}")
@@ -126,14 +126,15 @@ def measure_samples(
     from soft_mask import evaluation
 
     from . import generate as cli
+    from .prompts import finished, start_of
 
-    options = cli.sampler_options(preset, None, None, None, None)
+    options = cli.sampler_options(loaded.hosted, preset, None, {})
     settings = {
         **loaded.settings, **options, "preset": preset, "samples": number, "length": length, "steps": steps,
         "batch_size": batch_size, "seed": seed, "scorer": scorer, "scorer_dtype": "float32", **counting,
     }  # fmt: skip
     judge = evaluation.Scorer.from_pretrained(scorer, loaded.device)
-    start = cli.first_ids(loaded, "", "", length)
+    start = start_of(loaded, "", "", "", None, length, None)
     made: list[dict[str, Any]] = []
     try:
         for part in cli.sample(loaded, start, number, batch_size, steps, seed, options, quiet):
@@ -150,7 +151,7 @@ def measure_samples(
     typer.echo(f"samples: generative perplexity {score.perplexity:.3f}, entropy {entropy:.3f} nats, NFE {nfe:.1f}")
     if reference is not None:
         chosen = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))[:number]
-        real = judge.features(cli.texts(loaded, reference[chosen].tolist()), batch_size=batch_size)
+        real = judge.features(finished(loaded, start, reference[chosen].tolist()), batch_size=batch_size)
         results["mauve"] = evaluation.mauve_score(real, judge.features(texts, batch_size=batch_size), seed=seed)
         evaluation.write_record(out / "samples.json", "samples", settings, results)
         typer.echo(f"samples: MAUVE {results['mauve']['mauve']:.4f}")

@@ -34,14 +34,14 @@ def adapt_model(
     """
     if not callable(getattr(model, "get_input_embeddings", None)) or not callable(model):
         raise TypeError(f"model must have get_input_embeddings() and a forward, but {type(model).__name__} has not")
-    told = getattr(getattr(model, "config", None), "mask_token_id", None)
+    told: Any = getattr(getattr(model, "config", None), "mask_token_id", None)
     if mask_token_id is None and told is None:
         raise ValueError("mask_token_id must be given: model.config has none")
     if mask_token_id is not None and told is not None and mask_token_id != told:
         raise ValueError(f"mask_token_id is {mask_token_id}, and model.config.mask_token_id is {told}")
     if shift not in (0, 1):
         raise ValueError(f"shift must be 0 or 1, got {shift!r}")
-    mask: int = told if mask_token_id is None else mask_token_id
+    mask = int(told) if mask_token_id is None else mask_token_id
     adapted = AdaptedModel(model, mask, shift, bans_mask)
     if isinstance(model, nn.Module):
         check_buffers(model, None)

@@ -133,6 +133,20 @@ def adapter_base(folder: str | os.PathLike[str]) -> str:
     return base
 
 
+def base_folder(path_or_hub_id: str | os.PathLike[str]) -> str | None:
+    """Where the config and the tokenizer of a hosted model lie, its base's for an adapter; None for an MDLM.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such folder, or no config in it.
+    """
+    if os.path.isfile(path_or_hub_id):
+        return None
+    folder = local_folder(path_or_hub_id)
+    if _is_adapter(folder):
+        return base_folder(adapter_base(folder))
+    return folder if read_config(folder).get("model_type") in HOSTED else None
+
+
 def _need_none(options: Mapping[str, Any]) -> None:
     if options:
         raise TypeError(f"{next(iter(options))} is no option of an MDLM: move the loaded model with .to(device, dtype)")

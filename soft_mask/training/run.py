@@ -56,6 +56,8 @@ def run_recipe(recipe: Recipe, resume: bool = True) -> SoftMaskTrainer:
         (Path(recipe.output) / "recipe.json").write_text(text, encoding="utf-8")
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
+    if trainer.processing_class is not None and trainer.is_world_process_zero():  # the folder is whole by itself
+        trainer.processing_class.save_pretrained(recipe.output)
     return trainer
 
 
@@ -82,14 +84,14 @@ def build_trainer(recipe: Recipe) -> SoftMaskTrainer:
         checkpoint_blocks(model)
     if recipe.training.compile:
         compile_blocks(model)
-    collator = None
+    collator = tokenizer = None
     if recipe.instructions is not None:
-        train, validation, collator = make_instructions(recipe, model, args)
+        train, validation, collator, tokenizer = make_instructions(recipe, model, args)
     else:
         assert recipe.data is not None  # a recipe has one of them
         train, validation = make_data(recipe.data, model, args)
     denoiser = Denoiser(model, gate, loss=recipe.training.loss)
-    trainer = SoftMaskTrainer(denoiser, args, train, validation, collator)
+    trainer = SoftMaskTrainer(denoiser, args, train, validation, collator, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressLine())
     trainer.add_callback(JsonLog())

@@ -84,8 +84,8 @@ def train(folder: Path, kind: str, batch: int, killed_at: int = -1, resume: bool
         torch.distributed.destroy_process_group()
 
 
-def launch(ranks: int, *arguments: Any) -> list[int]:
-    """Exit codes of ``ranks`` processes of this file; all are ended when one has died or time is up."""
+def launch(ranks: int, *arguments: Any, file: str = __file__) -> list[int]:
+    """Exit codes of ``ranks`` processes of a file, this one; all are ended when one has died or time is up."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -99,7 +99,7 @@ def launch(ranks: int, *arguments: Any) -> list[int]:
     for rank in range(ranks):
         env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        command = [sys.executable, __file__, *map(str, arguments)]
+        command = [sys.executable, file, *map(str, arguments)]
         running.append(subprocess.Popen(command, env=env if ranks > 1 else common, stdout=subprocess.DEVNULL))
     try:
         end = time.monotonic() + LIMIT_S
