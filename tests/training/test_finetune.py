@@ -257,7 +257,8 @@ def test_the_papers_settings() -> None:
         assert (adapter.r, adapter.alpha, adapter.dropout, adapter.dora) == (16, 16, 0.0, True)
         assert adapter.targets == ["q_proj", "k_proj", "v_proj", "o_proj"]
         assert (t.learning_rate, t.schedule, t.warmup_ratio, t.omega_learning_rate) == (1e-5, "cosine", 0.03, 1e-2)
-        assert (t.batch, t.micro_batch, t.clip, t.weight_decay, t.epochs, t.updates) == (8, 1, 7.0, 0.0, 1.0, None)
+        assert (t.batch, t.micro_batch, t.clip, t.clip_omega, t.weight_decay) == (8, 1, 7.0, True, 0.0)
+        assert (t.epochs, t.updates) == (1.0, None)
         assert (t.loss, t.p_sm, t.min_time, t.max_time, t.bf16, t.gradient_checkpointing) == (
             "dream",
             0.5,
