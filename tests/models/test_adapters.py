@@ -112,7 +112,17 @@ def test_plain_peft_reads_ours_as_it_reads_theirs(tmp_path: Path) -> None:
     save_adapter(tmp_path / "ours", model, gate)
     theirs = reference()["adapter"]
     written = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
-    for name in ("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "use_dora", "bias", "auto_mapping", "inference_mode"):
+    for name in (
+        "peft_type",
+        "task_type",
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "use_dora",
+        "bias",
+        "auto_mapping",
+        "inference_mode",
+    ):
         assert written[name] == theirs["adapter_config.json"][name], name
     assert set(written["target_modules"]) == set(theirs["adapter_config.json"]["target_modules"])
     assert written["base_model_name_or_path"] == str(tmp_path / "base")

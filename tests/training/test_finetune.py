@@ -211,7 +211,9 @@ def test_what_was_trained_is_saved_merged_and_generates_the_same(tmp_path: Path,
     adapted, merged = load_model(tmp_path / "base"), load_model(tmp_path / "base", adapter=tmp_path / "run")
     load_adapter(adapted, tmp_path / "run")
     assert merged.embedding.dtype == dtype
-    moved = (merged.host.model.layers[0].self_attn.q_proj.weight - base.host.model.layers[0].self_attn.q_proj.weight).abs().max()
+    moved = (
+        (merged.host.model.layers[0].self_attn.q_proj.weight - base.host.model.layers[0].self_attn.q_proj.weight).abs().max()
+    )
     assert moved > 1e-3
     if dtype == torch.bfloat16:  # rounded once more by merging: near, and not the same tokens where two are as good
         a, b = (m(batch()[0]).float() for m in (adapted, merged))
@@ -219,12 +221,16 @@ def test_what_was_trained_is_saved_merged_and_generates_the_same(tmp_path: Path,
         return
     prompt = torch.tensor([[3, 4, 5], [20, 21, 22]])
     for soft in (None, gate):
-        out = [generate(m, prompt, max_new_tokens=12, steps=6, alg="entropy", soft_mask=soft).sequences for m in (adapted, merged)]
+        out = [
+            generate(m, prompt, max_new_tokens=12, steps=6, alg="entropy", soft_mask=soft).sequences for m in (adapted, merged)
+        ]
         assert torch.equal(*out)
 
 
 def test_full_fine_tuning_with_checkpointing_learns(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, dora=False, max_steps=60, per_device_train_batch_size=8, save_strategy="steps", save_steps=60)
+    trainer = make_trainer(
+        tmp_path, dora=False, max_steps=60, per_device_train_batch_size=8, save_strategy="steps", save_steps=60
+    )
     trainer.model.model.gradient_checkpointing_enable()
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -250,9 +256,22 @@ def test_the_papers_settings() -> None:
         assert adapter.targets == ["q_proj", "k_proj", "v_proj", "o_proj"]
         assert (t.learning_rate, t.schedule, t.warmup_ratio, t.omega_learning_rate) == (1e-5, "cosine", 0.03, 1e-2)
         assert (t.batch, t.micro_batch, t.clip, t.weight_decay, t.epochs, t.updates) == (8, 1, 7.0, 0.0, 1.0, None)
-        assert (t.loss, t.p_sm, t.min_time, t.max_time, t.bf16, t.gradient_checkpointing) == ("dream", 0.5, 0.2, 0.8, True, True)
+        assert (t.loss, t.p_sm, t.min_time, t.max_time, t.bf16, t.gradient_checkpointing) == (
+            "dream",
+            0.5,
+            0.2,
+            0.8,
+            True,
+            True,
+        )
         assert (gate.k, gate.scale, gate.steepness, gate.centre) == (1, 0.0, 6.66, -0.75)
-        assert (data.length, data.min_answer, data.drop_ids, data.pad_extra, data.pad_multiple) == (2048, 5, [151657, 151658], 50, 8)
+        assert (data.length, data.min_answer, data.drop_ids, data.pad_extra, data.pad_multiple) == (
+            2048,
+            5,
+            [151657, 151658],
+            50,
+            8,
+        )
         whole, twin = soft.to_dict(), binary.to_dict()
         assert {key for key in whole if twin[key] != whole[key]} == {"about", "output", "soft_mask"}
 
