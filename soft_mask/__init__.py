@@ -18,7 +18,19 @@ if _backend() != "reference":
     from . import ops as _ops  # noqa: F401  (torch.ops.soft_mask.* has its shapes and gradients at once)
 
 if TYPE_CHECKING:
-    from .models import MDLM, Dream, DreamConfig, MDLMConfig, load_model, load_soft_mask, push_to_hub, save_checkpoint
+    from .models import (
+        MDLM,
+        Dream,
+        DreamConfig,
+        LLaDA,
+        LLaDAConfig,
+        MDLMConfig,
+        adapt_model,
+        load_model,
+        load_soft_mask,
+        push_to_hub,
+        save_checkpoint,
+    )
     from .sampling import GenerateOutput, generate
     from .training import SoftMaskTrainer, SoftMaskTrainingArguments
 
@@ -30,6 +42,9 @@ _LAZY = {
     "save_checkpoint": "models",
     "Dream": "models",
     "DreamConfig": "models",
+    "LLaDA": "models",
+    "LLaDAConfig": "models",
+    "adapt_model": "models",
     "MDLM": "models",
     "MDLMConfig": "models",
     "generate": "sampling",
@@ -44,12 +59,15 @@ __all__ = [
     "DreamConfig",
     "Feedback",
     "GenerateOutput",
+    "LLaDA",
+    "LLaDAConfig",
     "MDLMConfig",
     "SoftMask",
     "SoftMaskConfig",
     "SoftMaskTrainer",
     "SoftMaskTrainingArguments",
     "__version__",
+    "adapt_model",
     "build_info",
     "feedback",
     "gate",

@@ -12,7 +12,9 @@ import typer
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, checkpoint file or hub id.")],
     data: Annotated[list[Path] | None, typer.Option(help="Text or jsonl file, also .gz; may be repeated.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Zero-shot set by name (ptb, lambada ...); repeatable.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Set by name: openwebtext (validation), ptb, lambada ...; repeatable.")
+    ] = None,
     field: Annotated[str, typer.Option(help="Field of jsonl files that holds the text.")] = "text",
     blocks: Annotated[int | None, typer.Option(min=1, help="At most this many blocks of each text.")] = None,
     length: Annotated[int | None, typer.Option(min=3, help="Tokens a block or sample [the model's].")] = None,
@@ -21,13 +23,17 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="Texts to sample and have judged by --scorer.")] = 0,
     scorer: Annotated[str, typer.Option(help="Causal LM that judges samples: folder or hub id.")] = "gpt2-large",
     mauve: Annotated[bool, typer.Option("--mauve", help="MAUVE of the samples against the first --data or --dataset.")] = False,
+    drop_last: Annotated[
+        bool, typer.Option("--drop-last", help="Leave out samples that do not fill a batch, as the originals.")
+    ] = False,
+    count_all: Annotated[bool, typer.Option("--count-all", help="Let the scorer count EOS too; the originals do not.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 128,
     preset: Annotated[str, typer.Option(help="Published sampler settings by name.")] = "mdlm",
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Of masks, times and samples.")] = 1,
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub id.")] = "gpt2",
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub id [the model's own; gpt2 for MDLM].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "float32",
+    dtype: Annotated[str | None, typer.Option(help="Of the weights [float32; Dream, LLaDA: the files'].")] = None,
     binary: Annotated[bool, typer.Option("--binary", help="Without the checkpoint's soft mask.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Of a Lightning checkpoint the raw weights, not the average.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results, made if absent.")] = Path("evaluation"),
@@ -37,14 +43,14 @@ def evaluate(
 
     Code 0 when done, 2 for bad arguments or files, 130 when interrupted: results that were finished by then are kept.
     """
-    from .models import errors, load
+    from .models import GateOptions, errors, load
 
     with errors():
         if not data and not dataset and not samples:
             raise ValueError("nothing to measure: give --data, --dataset or --samples")
         if mauve and not (samples and (data or dataset)):
             raise ValueError("--mauve needs --samples and a text to compare with: --data or --dataset")
-        loaded = load(model, tokenizer, device, dtype, not binary, None, None, None, None, not raw)
+        loaded = load(model, tokenizer, device, dtype, GateOptions(soft=not binary), not raw)
         size = length or loaded.model.model_length
         if size > loaded.model.model_length:
             raise ValueError(f"--length must be at most the model's {loaded.model.model_length}, got {size}")
@@ -56,7 +62,8 @@ def evaluate(
                 real = found if real is None else real
             if samples:
                 reference = real if mauve else None
-                measure_samples(loaded, samples, size, steps, preset, batch_size, seed, scorer, reference, out, quiet)
+                counting = {"drop_last": drop_last, "count_all": count_all}
+                measure_samples(loaded, samples, size, steps, preset, batch_size, seed, scorer, counting, reference, out, quiet)
         except KeyboardInterrupt:
             kept = ", ".join(sorted(path.name for path in out.glob("*.json*"))) if out.is_dir() else ""
             typer.echo(f"\nInterrupted. In {out}: {kept or 'nothing was finished yet'}.", err=True)
@@ -108,6 +115,7 @@ def measure_samples(
     batch_size: int,
     seed: int,
     scorer: str,
+    counting: dict[str, bool],  # which texts and tokens the scorer counts
     reference: Any,  # [N, L] int64: real text for MAUVE, or None
     out: Path,
     quiet: bool,
@@ -118,14 +126,15 @@ def measure_samples(
     from soft_mask import evaluation
 
     from . import generate as cli
+    from .prompts import finished, start_of
 
-    options = cli.sampler_options(preset, None, None, None, None)
+    options = cli.sampler_options(loaded.hosted, preset, None, {})
     settings = {
         **loaded.settings, **options, "preset": preset, "samples": number, "length": length, "steps": steps,
-        "batch_size": batch_size, "seed": seed, "scorer": scorer, "scorer_dtype": "float32",
+        "batch_size": batch_size, "seed": seed, "scorer": scorer, "scorer_dtype": "float32", **counting,
     }  # fmt: skip
     judge = evaluation.Scorer.from_pretrained(scorer, loaded.device)
-    start = cli.first_ids(loaded, "", "", length)
+    start = start_of(loaded, "", "", "", None, length, None)
     made: list[dict[str, Any]] = []
     try:
         for part in cli.sample(loaded, start, number, batch_size, steps, seed, options, quiet):
@@ -134,14 +143,15 @@ def measure_samples(
         if made:
             cli.write(out / "samples.jsonl", made, settings)
     texts = [one["text"] for one in made]
-    score = judge.perplexity(texts, batch_size=batch_size)
+    score = judge.perplexity(texts, batch_size=batch_size, **counting)
     entropy = evaluation.unigram_entropy(torch.tensor([one["ids"] for one in made]))
     nfe = sum(one["nfe"] for one in made) / len(made)
     results: dict[str, Any] = {"generative_perplexity": score.to_dict(), "entropy": entropy, "nfe": nfe}
     evaluation.write_record(out / "samples.json", "samples", settings, results)  # MAUVE may fail: keep what there is
     typer.echo(f"samples: generative perplexity {score.perplexity:.3f}, entropy {entropy:.3f} nats, NFE {nfe:.1f}")
     if reference is not None:
-        real = judge.features(cli.texts(loaded, reference[:number].tolist()), batch_size=batch_size)
+        chosen = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))[:number]
+        real = judge.features(finished(loaded, start, reference[chosen].tolist()), batch_size=batch_size)
         results["mauve"] = evaluation.mauve_score(real, judge.features(texts, batch_size=batch_size), seed=seed)
         evaluation.write_record(out / "samples.json", "samples", settings, results)
         typer.echo(f"samples: MAUVE {results['mauve']['mauve']:.4f}")

@@ -20,56 +20,95 @@ class Loaded:
     tokenizer: Any
     device: str
     settings: dict[str, Any]  # for the record
+    hosted: bool = False  # Dream or LLaDA: prompts, chat templates, answers that end
+
+
+@dataclass
+class GateOptions:
+    """What the command line says of the soft mask; its numbers win over those of the checkpoint."""
+
+    soft: bool = True
+    path: str | None = None
+    scale: float | None = None
+    steepness: float | None = None
+    centre: float | None = None
+    k: int | None = None
+    schedule: str | None = None
+
+    def changes(self) -> dict[str, Any]:
+        given = {name: getattr(self, name) for name in ("scale", "steepness", "centre", "k", "schedule")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def load(
     path: str,
-    tokenizer: str,
+    tokenizer: str | None,
     device: str,
-    dtype: str,
-    soft: bool,
-    scale: float | None,
-    steepness: float | None,
-    centre: float | None,
-    k: int | None,
-    ema: bool,
+    dtype: str | None,
+    gate: GateOptions,
+    ema: bool = True,
+    attention: str | None = None,
 ) -> Loaded:
-    """ValueError for bad arguments; the gate's numbers given here win over those of the checkpoint."""
-    from soft_mask import SoftMask, load_model, load_soft_mask
-    from soft_mask.models.tokenizer import mdlm_tokenizer
+    """ValueError for bad arguments."""
+    from soft_mask import load_model
+    from soft_mask.models.load import base_folder
+    from soft_mask.models.tokenizer import mdlm_tokenizer, model_tokenizer
 
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    model = load_model(path, ema=ema).to(where, DTYPES[dtype])
-    words = mdlm_tokenizer(tokenizer, model.mask_token_id)
-    gate = load_soft_mask(path) if soft else None
-    given = {"scale": scale, "steepness": steepness, "centre": centre, "k": k}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if changes and not soft:
-        raise ValueError(f"--{next(iter(changes))} needs the soft mask: leave --binary out")
-    if changes:
-        gate = SoftMask(_changed(gate, model.mask_token_id, changes))
-    if gate is not None:
-        gate = gate.to(where)
+    base = base_folder(path)
+    words: Any
+    if base is None:  # MDLM
+        if attention is not None:
+            raise ValueError("--attention is of Dream and LLaDA: MDLM has one")
+        model = load_model(path, ema=ema).to(where, DTYPES[dtype or "float32"])
+        words = mdlm_tokenizer(tokenizer or "gpt2", model.mask_token_id)
+    else:
+        options: dict[str, Any] = {"dtype": DTYPES[dtype] if dtype else "auto"}
+        if where != "cpu":
+            options["device_map"] = where
+        if attention is not None:
+            options["attn_implementation"] = attention
+        model = load_model(path, **options)
+        words = model_tokenizer(tokenizer or base, model)
+    soft_mask = load_gate(path, model, gate)
+    if soft_mask is not None:
+        soft_mask = soft_mask.to(where)
     said = None
-    if gate is not None:
-        said = {**gate.config.to_dict(), **{n: getattr(gate, n).item() for n in ("scale", "steepness", "centre")}}
+    if soft_mask is not None:
+        said = {**soft_mask.config.to_dict(), **{n: getattr(soft_mask, n).item() for n in ("scale", "steepness", "centre")}}
     settings = {
-        "model": path, "tokenizer": tokenizer, "device": where, "dtype": dtype, "ema": ema,
+        "model": path, "tokenizer": tokenizer or base or "gpt2", "device": where,
+        "dtype": str(model.embedding.dtype).removeprefix("torch."), "ema": ema,
         "soft_mask": said, "config": model.config.to_dict(),
     }  # fmt: skip
-    return Loaded(model, gate, words, where, settings)
+    return Loaded(model, soft_mask, words, where, settings, base is not None)
 
 
-def _changed(gate: Any, mask: int, changes: dict[str, Any]) -> Any:
+def load_gate(path: str, model: Any, options: GateOptions) -> Any:
+    """The checkpoint's soft mask, or that of ``--soft-mask``, with what was given changed; None for binary."""
+    from soft_mask import load_soft_mask
+    from soft_mask.models.soft_mask_files import fixed_gate
+
+    changes = options.changes()
+    if not options.soft:
+        if options.path or changes:
+            name = "soft-mask" if options.path else next(iter(changes))
+            raise ValueError(f"--{name} needs the soft mask: leave --binary out")
+        return None
+    gate = load_soft_mask(options.path or path, model.mask_token_id if options.path else None)
+    return fixed_gate(_changed(gate, model, changes)) if changes else gate
+
+
+def _changed(gate: Any, model: Any, changes: dict[str, Any]) -> Any:
     from soft_mask import SoftMaskConfig
 
-    values: dict[str, Any] = {"mask_token_id": mask, "ban": (mask,)}
+    values: dict[str, Any] = {"mask_token_id": model.mask_token_id, "ban": (model.mask_token_id,) if model.bans_mask else None}
     if gate is not None:
         values = {**gate.config.to_dict(), **{n: getattr(gate, n).item() for n in ("scale", "steepness", "centre")}}
     elif "scale" not in changes:
-        raise ValueError("the checkpoint has no soft mask: --scale must be given with --steepness, --centre or --k")
+        raise ValueError("the checkpoint has no soft mask: --scale must be given with --steepness, --centre, --k or --schedule")
     return SoftMaskConfig(**{**values, **changes})
 
 

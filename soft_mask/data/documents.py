@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["HubDocuments", "Reading", "read_documents"]
+__all__ = ["HubDocuments", "Reading", "read_documents", "read_lines"]
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 
@@ -50,6 +50,19 @@ def read_documents(path: Path, field: str = "text", whole: bool = False) -> Iter
                 if not isinstance(text, str):
                     raise ValueError(f"{path}, line {number}: field {field!r} must be text, got {type(text).__name__}")
                 yield text
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, compressed or not, without those that are blank.
+
+    Raises:
+        ValueError: it cannot be read. ImportError: zstandard is needed and missing.
+    """
+    try:
+        with _open(path) as lines:
+            yield from (line for line in lines if line.strip())
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soft_mask import functional
-from soft_mask.diffusion.losses import default_chunk_rows, mdlm_nelbo, row_cross_entropy
+from soft_mask.diffusion.losses import default_chunk_rows, row_cross_entropy
+from soft_mask.diffusion.objectives import MaskedRows, find_objective
 from soft_mask.models.protocol import MaskedDiffusionModel
 from soft_mask.module import SoftMask
 from soft_mask.state import Feedback
@@ -111,8 +112,8 @@ class DenoiserOutput(NamedTuple):
     """Result of :class:`Denoiser`.
 
     Attributes:
-        loss: 0-dim, the NELBO in nats per token over all tokens of the batch.
-        sequence_nll: ``[B]``, detached: the same bound in nats, summed over each sequence.
+        loss: 0-dim, in nats; with the loss "mdlm" the NELBO per token over all tokens of the batch.
+        sequence_nll: ``[B]``, detached: -ln p / t, the bound in nats, summed over each sequence.
         mean_lambda: 0-dim, detached: mean gate over the masked rows; NaN without feedback.
         masked_rows: how many rows were masked.
     """
@@ -132,10 +133,18 @@ class Denoiser(nn.Module):
         model: meets ``MaskedDiffusionModel`` (and is an ``nn.Module``).
         soft_mask: None for plain binary masking.
         chunk_rows: rows of logits held at once; 128 MiB of float32 when None.
+        loss: its name in :data:`soft_mask.diffusion.OBJECTIVES`: "mdlm", "per_token", "dream" or "llada".
     """
 
-    def __init__(self, model: MaskedDiffusionModel, soft_mask: SoftMask | None = None, chunk_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        model: MaskedDiffusionModel,
+        soft_mask: SoftMask | None = None,
+        chunk_rows: int | None = None,
+        loss: str = "mdlm",
+    ) -> None:
         super().__init__()
+        self.objective = find_objective(loss)
         check_soft_mask(model, soft_mask)
         if chunk_rows is not None and chunk_rows < 1:
             raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
@@ -150,6 +159,7 @@ class Denoiser(nn.Module):
         t: Tensor,  # [B] float, in (0, 1]
         soft: bool = True,
         attention_mask: Tensor | None = None,  # [B, L] bool: padding is neither seen nor counted
+        answer: Tensor | None = None,  # [B, L] bool: what may be masked and is learned; everything when None
     ) -> DenoiserOutput:
         """The loss of one batch.
 
@@ -160,9 +170,12 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: shapes do not fit, or clean tokens are outside the vocabulary.
         """
-        self._check(input_ids, noisy_ids, t, attention_mask)
+        self._check(input_ids, noisy_ids, t, attention_mask, answer)
         model, length = self.model, input_ids.shape[1]
-        rows = masked_rows(noisy_ids, model.mask_token_id, attention_mask)
+        learned = attention_mask
+        if answer is not None:  # a mask token that stands in a prompt is an ordinary token
+            learned = answer.bool() if attention_mask is None else answer.bool() & attention_mask.bool()
+        rows = masked_rows(noisy_ids, model.mask_token_id, learned)
         feedback = None
         mean_lambda = t.new_full((), float("nan"))
         if soft and self.soft_mask is not None:
@@ -180,21 +193,24 @@ class Denoiser(nn.Module):
             self.chunk_rows,
         )
         sequence = rows // length
-        t_rows = t.to(row_nll.dtype)[sequence]
+        t = t.to(row_nll.dtype)
         n_tokens = input_ids.numel() if attention_mask is None else attention_mask.sum()
-        loss = mdlm_nelbo(row_nll, t_rows, n_tokens)
+        answers = torch.full_like(t, length, dtype=torch.int64) if learned is None else learned.sum(dim=1)
+        loss = self.objective.loss(MaskedRows(row_nll, sequence, t, answers, n_tokens))
         if self.soft_mask is not None and feedback is None:
             for parameter in self.soft_mask.parameters():  # nothing is added but a place in the graph
                 loss = loss + parameter.flatten()[:0].sum()
-        nll = row_nll.new_zeros(t.shape).index_add(0, sequence, row_nll.detach() / t_rows)
+        nll = row_nll.new_zeros(t.shape).index_add(0, sequence, row_nll.detach() / t[sequence])
         return DenoiserOutput(loss, nll, mean_lambda, rows.numel())
 
-    def _check(self, input_ids: Tensor, noisy_ids: Tensor, t: Tensor, attention_mask: Tensor | None) -> None:
+    def _check(
+        self, input_ids: Tensor, noisy_ids: Tensor, t: Tensor, attention_mask: Tensor | None, answer: Tensor | None
+    ) -> None:
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must be [B, L], got shape {list(input_ids.shape)}")
         if input_ids.numel() == 0:
             raise ValueError(f"input_ids must hold at least one token, got shape {list(input_ids.shape)}")
-        for name, value in (("noisy_ids", noisy_ids), ("attention_mask", attention_mask)):
+        for name, value in (("noisy_ids", noisy_ids), ("attention_mask", attention_mask), ("answer", answer)):
             if value is not None and value.shape != input_ids.shape:
                 raise ValueError(f"{name} must have shape {list(input_ids.shape)}, got {list(value.shape)}")
         if t.shape != input_ids.shape[:1]:

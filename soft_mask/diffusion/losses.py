@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,9 @@ def row_cross_entropy(
 ) -> Tensor:  # [M] float32
     """-ln p(target) of each row, in nats.
 
-    More rows than ``chunk_rows`` are done in chunks, and under grad each chunk's logits are computed once more in the
-    backward pass, so that ``[M, V]`` is never held.
+    More rows than ``chunk_rows`` are done in chunks, so that ``[M, V]`` is never held. Under grad each chunk's logits are
+    computed once more in the backward pass; not so where the head is frozen (an adapter is trained, or the gate alone):
+    there a chunk leaves nothing but the gradient of its hidden rows.
 
     Args:
         hidden_rows: rows of the model's hidden state, any floating dtype.
@@ -64,8 +66,44 @@ def row_cross_entropy(
         return nll(hidden_rows, targets)
     parts = zip(hidden_rows.split(chunk_rows), targets.split(chunk_rows), strict=True)
     if torch.is_grad_enabled():
+        if hidden_rows.requires_grad and not head(hidden_rows[:0].detach()).requires_grad:
+            return _FrozenHead.apply(hidden_rows, head, targets, ban, chunk_rows)
         return torch.cat([checkpoint(nll, rows, target, use_reentrant=False) for rows, target in parts])
     return torch.cat([nll(rows, target) for rows, target in parts])
+
+
+class _FrozenHead(torch.autograd.Function):
+    """-ln p(target) by a head that has nothing to learn: the gradient of each row is known as soon as its logits are.
+
+    Rows do not see each other, so that the gradient of row m's loss is a row, and the weight it gets in the whole loss
+    can be multiplied on in the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_rows: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, ban: Sequence[int], chunk_rows: int
+    ) -> Tensor:
+        losses, gradients = [], torch.empty_like(hidden_rows)
+        parts = (hidden_rows.split(chunk_rows), targets.split(chunk_rows), gradients.split(chunk_rows))
+        for rows, target, gradient in zip(*parts, strict=True):
+            with torch.enable_grad():
+                rows = rows.detach().requires_grad_()
+                logits = head(rows)
+            check_targets(target, logits.shape[-1], ban)
+            wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            log_p = torch.log_softmax(ban_logits(logits.detach(), ban), -1, dtype=wide)
+            losses.append(-log_p.gather(1, target[:, None]).squeeze(1))
+            slope = log_p.exp_()  # d loss / d logits = p - onehot(target)
+            slope.scatter_add_(1, target[:, None], torch.full_like(target[:, None], -1, dtype=wide))
+            gradient.copy_(torch.autograd.grad(logits, rows, slope.to(logits.dtype))[0])
+        ctx.save_for_backward(gradients)
+        return torch.cat(losses)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradients,) = ctx.saved_tensors
+        return (gradients * upstream[:, None]).to(gradients.dtype), None, None, None, None
 
 
 def check_targets(targets: Tensor, vocab_size: int, ban: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from soft_mask.models.checkpoint import WEIGHTS
 
-__all__ = ["check_files", "check_host", "check_report", "default_frequencies"]
+__all__ = ["check_buffers", "check_files", "check_host", "check_not_causal", "check_report", "default_frequencies"]
 
 
 def check_files(folder: str | os.PathLike[str], kind: Any, config: Any, by_shape: bool = True) -> None:
@@ -119,24 +119,42 @@ def check_host(model: Any, frequencies: Tensor | None, probe: bool = True) -> No
     Raises:
         RuntimeError: saying which.
     """
-    for name, buffer in model.host.named_buffers():
+    check_buffers(model.host, frequencies)
+    if probe and not model.host.get_input_embeddings().weight.is_meta:
+        check_not_causal(model)
+
+
+def check_buffers(module: nn.Module, frequencies: Tensor | None) -> None:
+    """Every rotary buffer holds ``frequencies``, or at least a falling run of finite numbers from 1 where that is None.
+
+    Raises:
+        RuntimeError: naming the buffer.
+    """
+    for name, buffer in module.named_buffers():
         if not name.endswith("inv_freq") or buffer.is_meta:
             continue
         found = buffer.detach().float().cpu()
-        wrong = frequencies is not None and not torch.allclose(found, frequencies, rtol=1e-5, atol=0)
-        if wrong or not bool(torch.isfinite(found).all()):
+        if frequencies is not None:
+            right = found.shape == frequencies.shape and torch.allclose(found, frequencies, rtol=1e-5, atol=0)
+        else:
+            right = bool(torch.isfinite(found).all()) and bool((found > 0).all()) and bool((found.diff() <= 0).all())
+        if not right:
             raise RuntimeError(f"the rotary buffer {name} does not hold the formula's numbers: logits would be wrong")
-    if probe and not model.host.get_input_embeddings().weight.is_meta:
-        _check_not_causal(model)
 
 
 @torch.no_grad()
-def _check_not_causal(model: Any) -> None:
-    ids = torch.arange(8, device=model.embedding.device)[None] % (model.vocab_size - 1)
+def check_not_causal(model: Any) -> None:
+    """A token after the first changes the first row.
+
+    Raises:
+        RuntimeError: it does not, or the model gives no numbers.
+    """
+    length = min(8, getattr(model, "model_length", None) or 8)
+    ids = torch.arange(length, device=model.embedding.device)[None] % (model.vocab_size - 1)
     other = ids.clone()
     other[0, 1:] = ids[0, 1:].flip(0)  # the same first token, something else after it
     rows = [model.hidden(nn.functional.embedding(x, model.embedding))[0, 0].float() for x in (ids, other)]
     if not all(bool(torch.isfinite(row).all()) for row in rows):
-        raise RuntimeError("the model gives NaN or infinity on a short sequence: its weights are broken")
+        raise RuntimeError("the model gives NaN or infinity on a short sequence: broken weights, or a broken attention")
     if bool((rows[0] - rows[1]).abs().max() <= 1e-6 * rows[0].abs().max()):
         raise RuntimeError("a later token does not change the first row: attention is causal, a diffusion model's is not")

@@ -221,6 +221,8 @@ class HostedModel(nn.Module):
         if odd := sorted(forbidden & set(options)):
             raise ValueError(f"{odd[0]} can not be given: config and weights are the folder's, and no remote code is run")
         options.setdefault("dtype", "auto")
+        from transformers import GenerationConfig
+
         return cls.host_class().from_pretrained(
             os.fspath(folder),
             config=config,
@@ -228,6 +230,7 @@ class HostedModel(nn.Module):
             output_loading_info=True,
             use_safetensors=True,
             local_files_only=True,
+            generation_config=GenerationConfig(),  # the folder's own is of diffusion, and would be complained about
             **options,
         )
 

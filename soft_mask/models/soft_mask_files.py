@@ -14,14 +14,14 @@ from torch import Tensor
 from soft_mask.config import SoftMaskConfig
 from soft_mask.module import SoftMask
 
-__all__ = ["TRANSPARENCY", "from_reference", "read_transparency", "write_transparency"]
+__all__ = ["TRANSPARENCY", "fixed_gate", "from_reference", "read_transparency", "write_transparency"]
 
 TRANSPARENCY = "transparency_config.json"
 TOPK = "mixinputs_with_topk"  # the one variant of the paper; the reference's others mix the whole distribution
 RAW = {"raw_scale": "raw_scale", "raw_steep": "raw_steepness", "raw_centre_neg": "raw_centre", "raw_temperature": None}
 
 
-def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | None = None) -> SoftMask | None:
+def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | None = None, shift: int = 0) -> SoftMask | None:
     """The gate of a ``transparency_config.json``; None where it says there is none. A scale of 0 stays exactly 0.
 
     Raises:
@@ -37,19 +37,29 @@ def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | Non
     alg = values["transparency_alg"]
     if alg == "none":
         return None
-    if alg != TOPK or values.get("transparency_scheduling", "none") != "none":
-        raise ValueError(f"{where!r}: {alg!r} with scheduling {values.get('transparency_scheduling')!r} is not supported")
+    if alg != TOPK:
+        raise ValueError(f"{where!r}: transparency_alg {alg!r} is not supported, only {TOPK!r}")
     try:
-        scale = float(values["transparency_scale"])
         config = SoftMaskConfig(
-            mask_token_id=mask_token_id, k=int(values["mixinputs_k"]), scale=scale,
-            steepness=float(values["transparency_steepness"]), centre=float(values["transparency_centre"]), ban=ban,
-        )  # fmt: skip
+            mask_token_id=mask_token_id,
+            k=int(values["mixinputs_k"]),
+            scale=float(values["transparency_scale"]),
+            steepness=float(values["transparency_steepness"]),
+            centre=float(values["transparency_centre"]),
+            ban=ban,
+            shift=shift,
+            schedule=values.get("transparency_scheduling", "none"),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where!r}: {error!r}") from None
+    return fixed_gate(config)
+
+
+def fixed_gate(config: SoftMaskConfig) -> SoftMask:
+    """A gate that holds what its config says: a scale of exactly 0 is "off" and 1 is 1, not a start of training."""
     module = SoftMask(config)
-    if scale == 0.0:  # not a start of training but "off": sigmoid(-inf) is 0
-        module.raw_scale.data.fill_(float("-inf"))
+    if config.scale in (0.0, 1.0):  # the sigmoid of infinity is exact
+        module.raw_scale.data.fill_(float("inf") if config.scale else float("-inf"))
     return module
 
 
@@ -64,7 +74,7 @@ def write_transparency(path: Path, soft_mask: SoftMask | None) -> None:
             "transparency_steepness": _bfloat16(soft_mask.steepness),
             "mixinputs_k": soft_mask.config.k,
             "mixture_temp": _bfloat16(torch.tensor(soft_mask.config.temperature)),
-            "transparency_scheduling": "none",
+            "transparency_scheduling": soft_mask.config.schedule,
         }
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

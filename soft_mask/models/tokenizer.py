@@ -10,7 +10,7 @@ from typing import Any
 
 from soft_mask.data.tokenizer import load_tokenizer
 
-__all__ = ["agreed_mask_id", "dream_tokenizer", "load_tokenizer", "mdlm_tokenizer"]
+__all__ = ["agreed_mask_id", "dream_tokenizer", "load_tokenizer", "mdlm_tokenizer", "model_tokenizer"]
 
 #: What Dream adds to Qwen2.5's tokens, in this order: ids 151665 and 151666.
 DREAM_TOKENS = ("<|beginoftext|>", "<|mask|>")
@@ -64,6 +64,26 @@ def dream_tokenizer(path_or_hub_id: str | os.PathLike[str], mask_token_id: int =
     tokenizer.mask_token = DREAM_TOKENS[1]
     tokenizer.bos_token = DREAM_TOKENS[0]
     tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def model_tokenizer(path_or_hub_id: str | os.PathLike[str], model: Any) -> Any:
+    """The tokenizer of a hosted model: Dream's by :func:`dream_tokenizer`, another's by ``AutoTokenizer``, left-padding.
+
+    Raises:
+        ValueError: its mask is not the model's. OSError: there are no such files.
+    """
+    if model.shift:
+        return dream_tokenizer(path_or_hub_id, model.mask_token_id)
+    tokenizer = load_tokenizer(path_or_hub_id)
+    name = tokenizer.convert_ids_to_tokens(model.mask_token_id)
+    if name not in MASK_NAMES and tokenizer.mask_token_id != model.mask_token_id:
+        raise ValueError(
+            f"id {model.mask_token_id}, the model's mask, is {name!r} in the tokenizer {os.fspath(path_or_hub_id)!r}: "
+            "it is not the tokenizer of this model"
+        )
+    tokenizer.mask_token = name
     tokenizer.padding_side = "left"
     return tokenizer
 

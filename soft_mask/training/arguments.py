@@ -25,6 +25,7 @@ class SoftMaskTrainingArguments(TrainingArguments):
     )
     clip_omega: bool = field(default=False, metadata={"help": "Clip omega along with the model, as the paper's code."})
     min_time: float = field(default=1e-3, metadata={"help": "Smallest diffusion time that is drawn."})
+    max_time: float = field(default=1.0, metadata={"help": "Largest diffusion time that is drawn."})
     ema_decay: float = field(default=0.0, metadata={"help": "Moving average of the weights, 0.9999 in the paper; 0 is none."})
 
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep all columns of a datasets.Dataset."})
@@ -38,6 +39,8 @@ class SoftMaskTrainingArguments(TrainingArguments):
             raise ValueError(f"omega_learning_rate: expected a finite number ≥ 0, got {self.omega_learning_rate}")
         if not 0.0 < self.min_time < 1.0:
             raise ValueError(f"min_time: expected a time inside (0, 1), got {self.min_time}")
+        if not self.min_time < self.max_time <= 1.0:
+            raise ValueError(f"max_time: expected a time in (min_time = {self.min_time}, 1], got {self.max_time}")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
         super().__post_init__()

@@ -8,21 +8,31 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["checkpoint_blocks", "compile_blocks"]
+__all__ = ["block_class", "checkpoint_blocks", "compile_blocks"]
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    blocks = getattr(model, "blocks", None)
+    host: Any = getattr(model, "host", None)  # of transformers, whose decoders call them layers
+    blocks = getattr(model, "blocks", None) if host is None else getattr(host.get_decoder(), "layers", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         raise ValueError(f"model: {type(model).__name__} has no list of blocks to work on")
     return list(blocks)
+
+
+def block_class(model: nn.Module) -> str:
+    """Name of the class of the model's blocks, the unit of sharding.
+
+    Raises:
+        ValueError: the model has no blocks.
+    """
+    return type(_blocks(model)[0]).__name__
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
     """Keep only the input of each block; the rest is computed once more in the backward pass.
 
     Raises:
-        ValueError: the model has no ``blocks``.
+        ValueError: the model has no blocks.
     """
     for block in _blocks(model):
         inner = block.forward
@@ -39,7 +49,7 @@ def compile_blocks(model: nn.Module, **options: Any) -> None:
     """``torch.compile`` each block in place; names of parameters stay. ``options`` are torch.compile's.
 
     Raises:
-        ValueError: the model has no ``blocks``.
+        ValueError: the model has no blocks.
     """
     for block in _blocks(model):
         block.compile(**options)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 _FOLDER = re.compile(r"^checkpoint-(\d+)$")
 STATE_FILE = "trainer_state.json"
-_WEIGHTS, _SCHEDULE = "model.safetensors", "scheduler.pt"
+_SCHEDULE = "scheduler.pt"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")  # any one of them
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin")  # the second is that of sharded runs
 
 
@@ -22,8 +23,9 @@ def what_is_missing(checkpoint: str | Path, ranks: int = 1) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     optimizer = next((name for name in _OPTIMIZER if (folder / name).is_file()), _OPTIMIZER[0])
+    weights = next((name for name in _WEIGHTS if (folder / name).is_file()), _WEIGHTS[0])
     random_states = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
-    for name in (_WEIGHTS, optimizer, _SCHEDULE, *random_states, STATE_FILE):
+    for name in (weights, optimizer, _SCHEDULE, *random_states, STATE_FILE):
         if not (folder / name).is_file():
             return f"{name} is missing"
     try:

@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DataSettings", "ModelSettings", "Recipe", "TrainingSettings", "read_recipe"]
+from soft_mask.data import InstructionSource
+from soft_mask.diffusion import OBJECTIVES
+from soft_mask.models.adapters import AdapterSettings
+
+__all__ = ["DataSettings", "InstructionSettings", "ModelSettings", "Recipe", "TrainingSettings", "read_recipe"]
 
 
 @dataclass
@@ -20,11 +24,13 @@ class ModelSettings:
     """``load``: a folder, file or hub id to continue from; or ``config``: the sizes of a model made anew (MDLMConfig's fields).
 
     ``average``: of a Lightning checkpoint continue from the averaged weights; the paper's code continues from the raw ones.
+    ``dtype`` of the weights: float32, bfloat16; as they were saved when null.
     """
 
     load: str | None = None
     average: bool = False
     config: dict[str, Any] | None = None
+    dtype: str | None = None
 
 
 @dataclass
@@ -64,10 +70,39 @@ class DataSettings:
 
 
 @dataclass
-class TrainingSettings:
-    """``batch``: sequences of an update over all ranks; ``micro_batch``: of one forward pass on one rank."""
+class InstructionSettings:
+    """Instructions and answers, instead of ``data``; the rows of all ``sources`` shuffled together by ``seed``.
 
-    updates: int = 1000
+    The first ``validation_rows`` are held out, the next ``rows`` (all when null) are trained on, once through the filters:
+    not more than ``length`` tokens, answers of ``min_answer`` at least, none of ``drop_ids``. ``tokenizer``: the model's own
+    when null. ``pad_*``: see InstructionCollator. ``cache``: where the tokens are kept.
+    """
+
+    sources: list[InstructionSource]
+    rows: int | None = None
+    validation_rows: int | None = None
+    seed: int = 1
+    tokenizer: str | None = None
+    length: int = 2048
+    min_answer: int = 5
+    drop_ids: list[int] | None = None
+    pad_extra: int = 50
+    pad_multiple: int = 8
+    pad_in_loss: bool = True
+    cache: str = "data_cache"
+
+
+@dataclass
+class TrainingSettings:
+    """``batch``: sequences of an update over all ranks; ``micro_batch``: of one forward pass on one rank.
+
+    ``updates`` null: as many as ``epochs`` need. ``warmup_ratio``, where given, stands for ``warmup_updates``. Times are
+    drawn in [``min_time``, ``max_time``]. ``keep_best``: save at the end what evaluated best.
+    """
+
+    loss: str = "mdlm"
+    updates: int | None = 1000
+    epochs: float = 1.0
     batch: int = 512
     micro_batch: int = 32
     learning_rate: float = 3e-4
@@ -75,6 +110,7 @@ class TrainingSettings:
     omega_constant: bool = False
     schedule: str = "constant_with_warmup"
     warmup_updates: int = 2500
+    warmup_ratio: float | None = None
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8
@@ -84,6 +120,7 @@ class TrainingSettings:
     ema: float = 0.9999
     p_sm: float = 0.8
     min_time: float = 1e-3
+    max_time: float = 1.0
     omega_only: bool = False
     bf16: bool = True
     gradient_checkpointing: bool = False
@@ -92,6 +129,8 @@ class TrainingSettings:
     seed: int = 1
     log_every: int = 100
     evaluate_every: int = 0
+    evaluate_first: bool = False
+    keep_best: bool = False
     save_every: int = 5000
     keep: int = 2
     tensorboard: bool = True
@@ -100,17 +139,27 @@ class TrainingSettings:
 
 POSITIVE = {
     "updates", "batch", "micro_batch", "length", "k", "log_every", "save_every", "keep", "steepness", "temperature",
-    "adam_eps", "validation_blocks",
+    "adam_eps", "validation_blocks", "epochs", "rows", "validation_rows", "min_answer", "pad_multiple",
 }  # fmt: skip
-NOT_NEGATIVE = {"learning_rate", "omega_learning_rate", "warmup_updates", "weight_decay", "clip", "seed", "evaluate_every"}
+NOT_NEGATIVE = {
+    "learning_rate",
+    "omega_learning_rate",
+    "warmup_updates",
+    "weight_decay",
+    "clip",
+    "seed",
+    "evaluate_every",
+    "pad_extra",
+}
 SHARES = {"p_sm", "scale"}
-BELOW_ONE = {"adam_beta1", "adam_beta2", "ema"}
+BELOW_ONE = {"adam_beta1", "adam_beta2", "ema", "warmup_ratio"}
+KINDS = {str: "texts", int: "ints"}
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 
 
 @dataclass
 class Recipe:
-    """A whole run. ``soft_mask`` None is binary masking: no feedback, one pass.
+    """A whole run. ``soft_mask`` None is binary masking: no feedback, one pass. ``adapter`` None trains all weights.
 
     Raises:
         ValueError: settings that do not go together.
@@ -118,7 +167,9 @@ class Recipe:
 
     output: str
     model: ModelSettings
-    data: DataSettings
+    data: DataSettings | None = None
+    instructions: InstructionSettings | None = None
+    adapter: AdapterSettings | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
     soft_mask: GateSettings | None = None
     about: str = ""
@@ -126,18 +177,40 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.model.load is None) == (self.model.config is None):
             raise ValueError("model: give either load or config")
-        sources = [name for name in ("hub", "files", "tokens") if getattr(self.data, name) is not None]
+        if (self.data is None) == (self.instructions is None):
+            raise ValueError("recipe: give either data or instructions")
+        if self.data is not None:
+            self._check_data(self.data)
+        has_validation = bool(self.instructions and self.instructions.validation_rows) or bool(
+            self.data and (self.data.validation_split or self.data.validation_files or self.data.validation_tokens)
+        )
+        if self.training.evaluate_every and not has_validation:
+            names = "validation_split, validation_files or validation_tokens" if self.data else "validation_rows"
+            raise ValueError(f"training.evaluate_every: {'data' if self.data else 'instructions'} names no {names}")
+        self._check_training(self.training)
+
+    def _check_data(self, data: DataSettings) -> None:
+        sources = [name for name in ("hub", "files", "tokens") if getattr(data, name) is not None]
         if len(sources) != 1:
             raise ValueError(f"data: give one of hub, files, tokens; got {' and '.join(sources) or 'none'}")
-        if self.data.stream and self.data.tokens is not None:
+        if data.stream and data.tokens is not None:
             raise ValueError("data.stream: a token file is not streamed, it is memory-mapped")
-        if self.training.omega_only and self.soft_mask is None:
+
+    def _check_training(self, training: TrainingSettings) -> None:
+        if training.omega_only and self.soft_mask is None:
             raise ValueError("training.omega_only: there is no soft_mask to train")
-        if self.training.schedule not in SCHEDULES:
-            raise ValueError(f"training.schedule must be one of {', '.join(SCHEDULES)}, got {self.training.schedule!r}")
-        has_validation = any((self.data.validation_split, self.data.validation_files, self.data.validation_tokens))
-        if self.training.evaluate_every and not has_validation:
-            raise ValueError("training.evaluate_every: data names no validation_split, validation_files or validation_tokens")
+        if training.schedule not in SCHEDULES:
+            raise ValueError(f"training.schedule must be one of {', '.join(SCHEDULES)}, got {training.schedule!r}")
+        if training.loss not in OBJECTIVES:
+            raise ValueError(f"training.loss must be one of {', '.join(OBJECTIVES)}, got {training.loss!r}")
+        if not training.min_time < training.max_time <= 1.0:
+            raise ValueError(f"training.max_time must lie in (min_time, 1], got {training.max_time}")
+        if training.keep_best and (not training.evaluate_every or training.save_every % training.evaluate_every):
+            raise ValueError("training.keep_best: save_every must be a multiple of evaluate_every, which must not be 0")
+        if self.adapter is not None and (self.model.load is None or training.omega_only):
+            raise ValueError("adapter: it needs model.load, and goes without training.omega_only")
+        if self.model.dtype not in (None, "float32", "bfloat16"):
+            raise ValueError(f"model.dtype must be float32 or bfloat16, got {self.model.dtype!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -221,8 +294,11 @@ def _value(hint: Any, value: Any, where: str, name: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, where)
     if typing.get_origin(kind) is list:
-        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{where}: expected a list of texts, got {value!r}")
+        (item_kind,) = typing.get_args(kind)
+        if dataclasses.is_dataclass(item_kind) and isinstance(value, list) and value:
+            return [_build(item_kind, item, f"{where}[{number}]") for number, item in enumerate(value)]
+        if not isinstance(value, list) or not value or not all(type(item) is item_kind for item in value):
+            raise ValueError(f"{where}: expected a list of {KINDS.get(item_kind, 'mappings')}, got {value!r}")
         return value
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict):

@@ -26,11 +26,13 @@ from soft_mask.data import (
 )
 from soft_mask.diffusion import Denoiser
 from soft_mask.models import MDLM, MDLMConfig, load_model
+from soft_mask.models.adapters import add_adapter
 from soft_mask.module import SoftMask
 
 from .arguments import SoftMaskTrainingArguments
 from .blocks import checkpoint_blocks, compile_blocks
 from .checkpoints import last_complete_checkpoint
+from .instructions import make_instructions
 from .progress import JsonLog, ProgressLine
 from .recipe import DataSettings, Recipe
 from .trainer import SoftMaskTrainer
@@ -54,6 +56,8 @@ def run_recipe(recipe: Recipe, resume: bool = True) -> SoftMaskTrainer:
         (Path(recipe.output) / "recipe.json").write_text(text, encoding="utf-8")
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
+    if trainer.processing_class is not None and trainer.is_world_process_zero():  # the folder is whole by itself
+        trainer.processing_class.save_pretrained(recipe.output)
     return trainer
 
 
@@ -74,12 +78,20 @@ def build_trainer(recipe: Recipe) -> SoftMaskTrainer:
         gate = SoftMask(SoftMaskConfig(model.mask_token_id, ban=ban, shift=model.shift, **settings))
     if recipe.training.omega_only:
         model.requires_grad_(False)
+    if recipe.adapter is not None:
+        add_adapter(model, recipe.adapter, recipe.model.load)
     if recipe.training.gradient_checkpointing:
         checkpoint_blocks(model)
     if recipe.training.compile:
         compile_blocks(model)
-    train, validation = make_data(recipe.data, model, args)
-    trainer = SoftMaskTrainer(Denoiser(model, gate), args, train, validation)
+    collator = tokenizer = None
+    if recipe.instructions is not None:
+        train, validation, collator, tokenizer = make_instructions(recipe, model, args)
+    else:
+        assert recipe.data is not None  # a recipe has one of them
+        train, validation = make_data(recipe.data, model, args)
+    denoiser = Denoiser(model, gate, loss=recipe.training.loss)
+    trainer = SoftMaskTrainer(denoiser, args, train, validation, collator, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressLine())
     trainer.add_callback(JsonLog())
@@ -91,20 +103,18 @@ def training_arguments(recipe: Recipe) -> SoftMaskTrainingArguments:
     t = recipe.training
     more: dict[str, Any] = {}
     if t.fsdp:
-        more = {
-            "fsdp": True,
-            "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT", "transformer_layer_cls_to_wrap": ["Block"]},
-        }
+        more = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
     args = SoftMaskTrainingArguments(
         output_dir=recipe.output,
-        max_steps=t.updates,
+        max_steps=t.updates or -1,
+        num_train_epochs=t.epochs,
         per_device_train_batch_size=t.micro_batch,
         per_device_eval_batch_size=t.micro_batch,
         learning_rate=t.learning_rate,
         omega_learning_rate=t.omega_learning_rate,
         omega_constant_lr=t.omega_constant,
         lr_scheduler_type=t.schedule,
-        warmup_steps=t.warmup_updates,
+        warmup_steps=t.warmup_updates if t.warmup_ratio is None else t.warmup_ratio,
         adam_beta1=t.adam_beta1,
         adam_beta2=t.adam_beta2,
         adam_epsilon=t.adam_eps,
@@ -114,11 +124,14 @@ def training_arguments(recipe: Recipe) -> SoftMaskTrainingArguments:
         ema_decay=0.0 if t.omega_only else t.ema,
         p_sm=t.p_sm if recipe.soft_mask is not None else 0.0,
         min_time=t.min_time,
+        max_time=t.max_time,
         bf16=t.bf16,
         seed=t.seed,
         logging_steps=t.log_every,
         eval_strategy="steps" if t.evaluate_every else "no",
         eval_steps=t.evaluate_every or None,
+        eval_on_start=t.evaluate_first,
+        load_best_model_at_end=t.keep_best,
         save_steps=t.save_every,
         save_total_limit=t.keep,
         report_to="tensorboard" if t.tensorboard else "none",
@@ -141,7 +154,8 @@ def training_arguments(recipe: Recipe) -> SoftMaskTrainingArguments:
 def make_model(recipe: Recipe) -> Any:
     """The model to start from, in training mode."""
     if recipe.model.load is not None:
-        return load_model(recipe.model.load, ema=recipe.model.average).train()
+        model = load_model(recipe.model.load, ema=recipe.model.average).train()
+        return model if recipe.model.dtype is None else model.to(getattr(torch, recipe.model.dtype))
     known = set(MDLMConfig.__dataclass_fields__)
     if unknown := set(recipe.model.config or {}) - known:
         raise ValueError(f"model.config: unknown setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")

@@ -48,12 +48,18 @@ def clip_sharded(sharded: list[nn.Parameter], whole: list[nn.Parameter], max_nor
     return norm
 
 
-def whole_state(denoiser: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """All weights on the CPU, gathered one after the other; for all ranks to call, and ``keep`` on the one that saves."""
+def whole_state(denoiser: nn.Module, keep: bool, only: set[str] | None = None) -> dict[str, Tensor]:
+    """All weights on the CPU, gathered one after the other; for all ranks to call, and ``keep`` on the one that saves.
+
+    Args:
+        only: names to gather; all when None.
+    """
     from torch.distributed.tensor import DTensor
 
     state = {}
     for name, weight in denoiser.state_dict().items():
+        if only is not None and name not in only:
+            continue
         whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
         if keep:
             state[name] = whole.detach().cpu().clone()
@@ -72,8 +78,8 @@ def whole_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return copy
 
 
-def load_whole(denoiser: nn.Module, state: dict[str, Any]) -> None:
-    """Give each rank its shards of the weights ``state``, which every rank has read."""
+def load_whole(denoiser: nn.Module, state: dict[str, Any], strict: bool = True) -> None:
+    """Give each rank its shards of the weights ``state``, which every rank has read; not ``strict``: of those alone."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    set_model_state_dict(denoiser, state, options=StateDictOptions(full_state_dict=True, strict=True))
+    set_model_state_dict(denoiser, state, options=StateDictOptions(full_state_dict=True, strict=strict))

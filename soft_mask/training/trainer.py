@@ -19,17 +19,18 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from soft_mask.data import StreamedBlocks
-from soft_mask.diffusion import Denoiser
-from soft_mask.models.soft_mask_files import TRANSPARENCY, write_transparency
+from soft_mask.diffusion import Denoiser, count_weight
 
 from .arguments import SoftMaskTrainingArguments
+from .blocks import block_class
 from .checkpoints import STATE_FILE, last_complete_checkpoint, what_is_missing
 from .data import collate_blocks
 from .ema import WeightAverage
 from .meters import GateMeter, Pace
-from .noise import counter_seed, even_times, mask_rows, update_times
-from .sharded import AverageGateGradient, clip_sharded, load_whole, whole_model, whole_state
+from .noise import Place, corrupt_batch, counter_seed
+from .sharded import AverageGateGradient, clip_sharded
 from .stream import StreamPlace
+from .weights import gather, read_weights, write_weights
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +40,11 @@ EMA_FOLDER = "ema"
 class SoftMaskTrainer(Trainer):
     """Trains a ``Denoiser(model, soft_mask)``; with ``soft_mask=None`` it is plain binary masked-diffusion training.
 
-    - The loss is the NELBO in nats per token. Under gradient accumulation every micro-batch is weighted by its share of
-      the update's tokens, so that 4 x 2 sequences give the gradient of 8.
+    - The loss is the denoiser's, by name. Under gradient accumulation every micro-batch is weighted by its share of the
+      update (of the tokens, the answers' tokens or the sequences, as the loss has it), so that 4 x 2 sequences give the
+      gradient of 8 (with one t each, where the loss "dream" has one t a batch).
+    - A batch may hold ``answer`` (what may be masked), ``attention_mask`` and ``t``: see ``InstructionCollator``. A model
+      with an adapter is saved as its adapter, in ``peft``'s layout.
     - The gate's parameters (omega) are their own optimizer group: ``omega_learning_rate``, no weight decay, and outside
       the gradient clipping, so that a steep gate cannot shrink the model's step (nor the model the gate's);
       ``clip_omega`` clips them along with the model, as the reference does.
@@ -85,6 +89,7 @@ class SoftMaskTrainer(Trainer):
                 raise ValueError(f"{name}: expected at least one block of tokens, got an empty dataset")
         if model.soft_mask is None and args.p_sm > 0.0:
             _log.warning("the denoiser has no soft_mask: p_sm=%g has no effect, this is binary training", args.p_sm)
+        self.objective = model.objective
         self.omega = [] if model.soft_mask is None else [p for p in model.soft_mask.parameters() if p.requires_grad]
         self.pace = Pace()
         self._micro = (-1, -1)  # (update, micro-step) of the batch in hand
@@ -122,6 +127,8 @@ class SoftMaskTrainer(Trainer):
             raise ValueError("fsdp_config: version 2 is needed (FSDP1 cannot leave the gate's parameters whole)")
         if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
             raise ValueError(f"fsdp_config: state_dict_type must be FULL_STATE_DICT, got {plugin.state_dict_type}")
+        if plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = [block_class(self.model.model)]
         if self.omega:
             plugin.ignored_modules = "soft_mask"
             self._average_gate = AverageGateGradient(self.omega)
@@ -139,9 +146,12 @@ class SoftMaskTrainer(Trainer):
         if self._reload_random_state:  # reading began anew, and that drew numbers
             self._load_rng_state(self.resumed_from)
             self._reload_random_state = False
-        tokens = sum(batch["input_ids"].numel() for batch in batches)
-        self._tokens += tokens
-        return batches, tokens
+        self._tokens += sum(batch["input_ids"].numel() for batch in batches)
+        weight: Any = sum(count_weight(self.objective, batch["input_ids"], batch.get("answer")) for batch in batches)
+        if self.objective.weighed_by == "answers" and self.args.world_size > 1:  # not as many on every rank
+            weight = torch.as_tensor(weight, device=self.args.device)
+            weight = self.accelerator.reduce(weight, "sum") / self.args.world_size
+        return batches, weight
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         update, micro = self._micro
@@ -155,19 +165,20 @@ class SoftMaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        clean = inputs["input_ids"]
+        clean, answer = inputs["input_ids"], inputs.get("answer")
+        given = {name: inputs[name] for name in ("answer", "t") if name in inputs}
         if model.training:
             update, micro = self._micro
-            noisy, t = self.corrupt(clean, update, micro)
+            noisy, t = self.corrupt(clean, update, micro, **given)
             soft = self.is_soft(update, micro)
         else:
-            noisy, t = self.corrupt(clean, "evaluation", self._eval_batch)
+            noisy, t = self.corrupt(clean, "evaluation", self._eval_batch, **given)
             soft = self.model.soft_mask is not None
-        output = model(clean, noisy, t, soft=soft)
+        output = model(clean, noisy, t, soft=soft, attention_mask=inputs.get("attention_mask"), answer=answer)
         self._meter.add(output, soft)
         loss = output.loss
         if num_items_in_batch is not None:
-            loss = loss * (clean.numel() / num_items_in_batch)
+            loss = loss * (count_weight(self.objective, clean, answer) / num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
     def is_soft(self, update: int, micro: int) -> bool:
@@ -176,17 +187,16 @@ class SoftMaskTrainer(Trainer):
             return False
         return counter_seed("coin", self.args.seed, update, micro) < self.args.p_sm * 2**63
 
-    def corrupt(self, clean: Tensor, update: int | str, micro: int) -> tuple[Tensor, Tensor]:
+    def corrupt(
+        self, clean: Tensor, update: int | str, micro: int, answer: Tensor | None = None, t: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """``clean`` int64 ``[B, L]`` -> (the same with masks, times float32 ``[B]``), from counters and this rank's place."""
-        args, count = self.args, len(clean)
-        if isinstance(update, str):
-            first = (micro * args.world_size + args.process_index) * args.eval_batch_size
-            t = even_times(args.seed, first, count, args.min_time)
-        else:
-            first = (micro * args.world_size + args.process_index) * args.train_batch_size
-            t = update_times(args.seed, update, self.sequences_of_an_update, first, count, args.min_time)
-        noisy = mask_rows(clean.cpu(), t, self.model.model.mask_token_id, first, args.seed, update)
-        return noisy.to(clean.device, non_blocking=True), t.to(clean.device, non_blocking=True)
+        args = self.args
+        size = args.eval_batch_size if isinstance(update, str) else args.train_batch_size
+        first = (micro * args.world_size + args.process_index) * size
+        place = Place(args.seed, update, first, self.sequences_of_an_update)
+        times = (args.min_time, args.max_time)
+        return corrupt_batch(clean, self.objective, self.model.model.mask_token_id, place, times, answer, t)
 
     # ---- optimizer ----
 
@@ -315,64 +325,30 @@ class SoftMaskTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights and gate as they are, and under ``ema/`` the averaged weights with the gate as it is."""
         if self.is_fsdp_enabled:
-            self._save(output_dir, whole_state(self.model, self.args.should_save))
+            self._save(output_dir, gather(self.model, self.args.should_save))
         else:
             super().save_model(output_dir, _internal_call)
         if self.ema is not None:
             with self.ema.swapped():  # gathering is for all ranks
-                state = whole_state(self.model, self.args.should_save) if self.is_fsdp_enabled else None
+                state = gather(self.model, self.args.should_save) if self.is_fsdp_enabled else None
                 if self.args.should_save:
-                    self._write(Path(output_dir or str(self.args.output_dir)) / EMA_FOLDER, state)
+                    folder = Path(output_dir or str(self.args.output_dir)) / EMA_FOLDER
+                    write_weights(folder, self.accelerator.unwrap_model(self.model), state)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
-        self._write(folder, state_dict)
+        write_weights(folder, self.accelerator.unwrap_model(self.model), state_dict)
         settings = json.loads(self.args.to_json_string())
         (folder / "training_args.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def _write(self, folder: Path, gathered: dict[str, Tensor] | None) -> None:
-        """The backbone and the gate; ``gathered`` are the denoiser's weights where they were spread over ranks."""
-        folder.mkdir(parents=True, exist_ok=True)
-        denoiser = self.accelerator.unwrap_model(self.model)
-        backbone = denoiser.model
-        if gathered is not None:
-            own = {name.removeprefix("model."): w for name, w in gathered.items() if name.startswith("model.")}
-            backbone = whole_model(backbone, own)
-        if hasattr(backbone, "save_pretrained"):
-            backbone.save_pretrained(folder)
-        else:
-            from safetensors.torch import save_model
-
-            save_model(backbone, str(folder / "model.safetensors"))
-        if denoiser.soft_mask is not None:
-            denoiser.soft_mask.save_pretrained(folder)
-            write_transparency(folder / TRANSPARENCY, denoiser.soft_mask)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         denoiser = self.accelerator.unwrap_model(model or self.model)
-        self._read(Path(resume_from_checkpoint), denoiser)
+        read_weights(Path(resume_from_checkpoint), denoiser, self.is_fsdp_enabled)
         gate = denoiser.soft_mask
         if gate is not None:
             gate.load_state_dict(type(gate).from_pretrained(resume_from_checkpoint).state_dict())
-
-    def _read(self, folder: Path, denoiser: Any) -> None:
-        """The backbone's weights out of ``folder``."""
-        backbone = denoiser.model
-        if not hasattr(backbone, "save_pretrained"):
-            from safetensors.torch import load_model
-
-            load_model(backbone, str(folder / "model.safetensors"))
-            return
-        state = type(backbone).from_pretrained(folder).state_dict()
-        if self.is_fsdp_enabled:
-            whole = {f"model.{name}": w for name, w in state.items()}
-            if denoiser.soft_mask is not None:
-                whole |= {f"soft_mask.{name}": p.detach() for name, p in denoiser.soft_mask.named_parameters()}
-            load_whole(denoiser, whole)
-        else:
-            backbone.load_state_dict(state)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
@@ -391,7 +367,7 @@ class _Average(TrainerCallback):
         if trainer.resumed_from is None:
             return
         with trainer.ema.swapped():  # what is loaded now becomes the average, and the weights stay
-            trainer._read(Path(trainer.resumed_from) / EMA_FOLDER, denoiser)
+            read_weights(Path(trainer.resumed_from) / EMA_FOLDER, denoiser, trainer.is_fsdp_enabled)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.ema is not None:
