@@ -130,12 +130,26 @@ class BuildWithCMake(build_ext):
                 "soft_mask: compiling the operators failed; the compiler's words are above. "
                 "SOFT_MASK_NATIVE=0 installs without them (the slower reference path in plain PyTorch runs then)."
             ) from None
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for built in [Path(folder, LIBRARY), *(made for name in DEVELOPMENT for made in Path(folder).glob(name))]:
-            # Beside it first: a library that is in use must not be written into.
-            shutil.copy(built, target.with_name(built.name + ".new"))
-            os.replace(target.with_name(built.name + ".new"), target.with_name(built.name))
+        target = Path(self.get_ext_fullpath(ext.name)).parent
+        target.mkdir(parents=True, exist_ok=True)
+        put([Path(folder, LIBRARY), *development(Path(folder))], target)
+
+    def copy_extensions_to_source(self) -> None:
+        """Editable and in place: setuptools knows of the one library only."""
+        super().copy_extensions_to_source()
+        put(development(Path(self.build_lib, "soft_mask")), ROOT / "soft_mask")
+
+
+def development(folder: Path) -> list[Path]:
+    """The emulated kernels and their Python module, where they were built."""
+    return [made for name in DEVELOPMENT for made in folder.glob(name)]
+
+
+def put(files: list[Path], folder: Path) -> None:
+    for file in files:  # beside it first: a library that is in use must not be written into
+        new = folder / (file.name + ".new")
+        shutil.copy(file, new)
+        os.replace(new, folder / file.name)
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -148,7 +162,7 @@ class Editable(editable_wheel):
         if WHY_NO_LIBRARY:  # else the library of an earlier build would be loaded
             (ROOT / "soft_mask" / LIBRARY).unlink(missing_ok=True)
         if not DEV or WHY_NO_LIBRARY:
-            for left in (left for name in DEVELOPMENT for left in (ROOT / "soft_mask").glob(name)):
+            for left in development(ROOT / "soft_mask"):
                 left.unlink()
         super().run()
 

@@ -65,6 +65,14 @@ def peak_beyond(run: Callable[[], torch.Tensor], rounds: int = 5) -> float:
     return statistics.median(beyond) / 2**20
 
 
+def peak_of(run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
+    """MiB by which one call lifts the process's resident memory, and its result. Linux."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmHWM")
+    result = run()
+    return (_status("VmHWM") - before) / 2**20, result
+
+
 def can_measure_memory() -> bool:
     return Path("/proc/self/clear_refs").exists()
 

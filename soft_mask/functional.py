@@ -181,7 +181,8 @@ def soft_mask_embed(
     compute = torch.float64 if torch.float64 in (embedding.dtype, logits.dtype) else torch.float32
     if algorithm == "expectation":
         return expectation.soft_mask_embed(
-            logits, input_ids, embedding, gate=_gate_tensor(scale, steepness, centre, compute, embedding.device),
+            logits, input_ids, embedding,
+            gate=_gate_tensor(scale, steepness, centre, compute, embedding.device).to(embedding.device),
             mask_token_id=mask_token_id, temperature=temperature, ban=bans, shift=shift, where=where, check=check,
         )  # fmt: skip
     if not _native.serves(logits, embedding, k=k, bans=len(bans)):
@@ -248,10 +249,10 @@ def _table(embedding: Tensor) -> Tensor:
 def _gate_tensor(
     scale: float | Tensor, steepness: float | Tensor, centre: float | Tensor, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The gate's three numbers as one tensor [3], so that they stay on the device and keep their gradients."""
+    """The gate's three numbers as one tensor [3]: tensors stay on the device and keep their gradients, floats on the host."""
     values = (scale, steepness, centre)
     if not any(isinstance(value, Tensor) for value in values):
-        return torch.tensor(values, dtype=dtype, device=device)
+        return torch.tensor(values, dtype=dtype)  # copying them to a GPU would make the host wait for it
     return torch.stack([torch.as_tensor(v).to(device=device, dtype=dtype) for v in values])
 
 
@@ -259,4 +260,4 @@ def _optional(temperature: float | Tensor, logits: Tensor) -> Tensor | None:
     """None for 1, so that the usual case costs nothing."""
     if isinstance(temperature, Tensor):
         return temperature.to(device=logits.device, dtype=torch.float64)
-    return None if temperature == 1.0 else torch.tensor(temperature, dtype=torch.float64, device=logits.device)
+    return None if temperature == 1.0 else torch.tensor(temperature, dtype=torch.float64)

@@ -69,7 +69,7 @@ def _(
         embedding.new_empty(embedding.shape[0] if want_embedding else 0, embedding.shape[1]),
         probs.new_empty(probs.shape),
         neg_entropy.new_empty(neg_entropy.shape),
-        gate.new_empty(3),
+        probs.new_empty(3, dtype=gate.dtype),
     )
 
 

@@ -81,7 +81,7 @@ SOFT_MASK_DEVICE const T* logits_row(const LogitsParams& logits, int64_t row) {
 }
 
 SOFT_MASK_DEVICE double inverse_temperature(const LogitsParams& logits) {
-  return logits.temperature == nullptr ? 1.0 : 1.0 / read(logits.temperature);
+  return logits.temperature == nullptr ? logits.inverse_temperature : 1.0 / read(logits.temperature);
 }
 
 constexpr double kLn2 = 0.693147180559945309417232121458;

@@ -68,13 +68,20 @@ SOFT_MASK_DEVICE void follow(const Recipe& recipe, int k, const TableParams& tab
       float sum[n];
 #pragma unroll
       for (int i = 0; i < n; ++i) sum[i] = keep * element<T>(own, i);
-#pragma unroll 2
-      for (int j = 0; j < k; ++j) {
-        const float weight = recipe.weights[j].get();
-        if (weight == 0) continue;
-        const Vector other = read_vector(rows + recipe.ids[j].get() * table.stride + c);
+#pragma unroll 1
+      for (int j = 0; j < k; j += kMixLoads) {  // loads of several rows in flight together
+        float weights[kMixLoads];
+        Vector others[kMixLoads];
 #pragma unroll
-        for (int i = 0; i < n; ++i) sum[i] += weight * element<T>(other, i);
+        for (int u = 0; u < kMixLoads; ++u) {
+          weights[u] = j + u < k ? recipe.weights[j + u].get() : 0.0f;
+          others[u] = weights[u] != 0 ? read_vector(rows + recipe.ids[j + u].get() * table.stride + c) : Vector{};
+        }
+#pragma unroll
+        for (int u = 0; u < kMixLoads; ++u) {
+#pragma unroll
+          for (int i = 0; i < n; ++i) sum[i] += weights[u] * element<T>(others[u], i);
+        }
       }
       write_vector(out + c, packed<T>(sum));
     }
@@ -123,6 +130,9 @@ SOFT_MASK_DEVICE int64_t source_of(const TokenParams& tokens, int64_t position) 
   return tokens.shift != 0 && position % tokens.length != 0 ? position - 1 : position;
 }
 
-SOFT_MASK_DEVICE Gate<float> read_gate(const float* gate) { return {read(gate), read(gate + 1), read(gate + 2)}; }
+SOFT_MASK_DEVICE Gate<float> read_gate(const GateParams& gate) {
+  if (gate.data == nullptr) return {gate.values[0], gate.values[1], gate.values[2]};
+  return {read(gate.data), read(gate.data + 1), read(gate.data + 2)};
+}
 
 }  // namespace soft_mask::cuda

@@ -151,12 +151,11 @@ SOFT_MASK_DEVICE void merge_warps(Scan<T, kWords>& scan, Shared<kWords>& shared)
   if (warp_index() != 0) return;
   scan.state = lane_index() < kRowWarps ? shared.states[lane_index()].get() : LogitState();
   scan.state.merge_lanes(scan.bits);
-  for (int other = 1; other < kRowWarps; ++other) {
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      const int j = w * kWarp + lane_index();
-      scan.list.offer(shared.values[other][j].get(), shared.ids[other][j].get(), j < scan.list.k);
-    }
+  const int k = scan.list.k;
+  for (int i = lane_index(); i - lane_index() < (kRowWarps - 1) * k; i += kWarp) {  // entries of all other warps, a lane each
+    const bool here = i < (kRowWarps - 1) * k;
+    const int other = here ? 1 + i / k : 1, j = here ? i % k : 0;
+    scan.list.offer(shared.values[other][j].get(), shared.ids[other][j].get(), here);
   }
 }
 
@@ -194,14 +193,10 @@ SOFT_MASK_DEVICE bool merge_blocks(Scan<T, kWords>& scan, const SummariseParams&
   }
   scan.state.merge_lanes(scan.bits);
   scan.list = WarpList<kWords>(p.k);
-  for (int s = 0; s < p.splits; ++s) {
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      const int j = w * kWarp + lane_index();
-      const float* part = parts + s * size + 3 + j;
-      const float value = j < p.k ? consume(part) : -kInfinity;
-      scan.list.offer(value, j < p.k ? int32_t(bits_of(consume(part + p.k))) : -1, j < p.k);
-    }
+  for (int i = lane_index(); i - lane_index() < p.splits * p.k; i += kWarp) {  // entries of all blocks, a lane each
+    const bool here = i < p.splits * p.k;
+    const float* part = parts + (here ? i / p.k * size + 3 + i % p.k : 3);
+    scan.list.offer(consume(part), int32_t(bits_of(consume(part + p.k))), here);
   }
   if (lane_index() == 0) atomic_set(p.tickets + row, 0);
   return true;

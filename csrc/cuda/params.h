@@ -20,6 +20,12 @@ struct Launch {
 enum class Fault : int { not_finite = 0, all_banned = 1, input_ids = 2, feedback_ids = 3, predicted_ids = 4, temperature = 5 };
 constexpr int kFaults = 6;
 
+// The gate's scale, steepness and centre: on the device, or, where `data` is null, known on the host.
+struct GateParams {
+  const float* data;  // [3]
+  float values[3];
+};
+
 struct LogitsParams {
   const void* data;      // [B, L, V]
   Dtype dtype;           // float32, bfloat16 or float16
@@ -27,7 +33,8 @@ struct LogitsParams {
   int64_t row_stride;
   int64_t length;        // L
   int32_t vocab;         // V
-  const double* temperature;  // [1] on the device, or null for 1
+  const double* temperature;  // [1] on the device, or null where it is known on the host:
+  double inverse_temperature;
   int32_t n_bans;
   int32_t bans[kMaxBans];     // ascending
 };
@@ -59,7 +66,7 @@ struct SummariseParams {
   // soft_mask_embed only (out not null): rows are positions
   TokenParams tokens;
   TableParams table;
-  const float* gate;  // [3]
+  GateParams gate;
   void* out;          // [rows, width] of the table's type
   // rows over several blocks, merged by the last of them
   int splits;
@@ -74,7 +81,7 @@ struct FeedbackParams {
   const float* probs;        // [N, k]
   const float* neg_entropy;  // [N]
   int k;
-  const float* gate;         // [3]
+  GateParams gate;
 };
 
 struct MixParams {

@@ -25,6 +25,7 @@ constexpr int kMaxBans = 256;        // handed over with the launch
 // Rows of the embedding.
 constexpr int kMixWarps = 4;
 constexpr int kMixThreads = kMixWarps * kWarp;
+constexpr int kMixLoads = 4;         // rows of predictions read together, for latency
 
 // Sums over a whole batch, in one block.
 constexpr int kSumWarps = 32;

@@ -102,6 +102,8 @@ PYBIND11_MODULE(_emulation, m) {
   m.doc() = "The emulated GPU of SOFT_MASK_BACKEND=emulated-cuda, looked into by the tests.";
   m.def("set_seed", [](uint64_t seed) { Machine::get().set_seed(seed); }, py::arg("seed"),
         "The order of blocks, warps and lanes from the next launch on; 0: as they are numbered, one block at a time.");
+  m.def("set_numbers_on_host", [](bool yes) { Machine::get().set_numbers_on_host(yes); }, py::arg("yes"),
+        "Whether gates and temperatures are handed over with the launch instead of being read from memory.");
   m.def("traffic", &traffic, "Bytes and 32-byte sectors moved since the last reset, by the name of the tensor.");
   m.def("reset_traffic", [] { Machine::get().memory().traffic().clear(); });
   m.def("faulty_kernels", &faulty_kernels, "Kernels that are each wrong in one way; the first is right.");

@@ -56,7 +56,9 @@ class SOFT_MASK_EXPORT Machine {
   void run(const char* name, int64_t blocks, int threads, const std::function<void()>& body);
   void set_seed(uint64_t seed) { seed_ = seed; }
   Memory& memory() { return memory_; }
-  bool running() const { return current_ != nullptr; }
+  // Whether gates and temperatures are taken as the host's, as a GPU's glue does where they are not on the device.
+  void set_numbers_on_host(bool yes) { numbers_on_host_ = yes; }
+  bool numbers_on_host() const { return numbers_on_host_; }
 
   // From within a thread:
   Thread& thread() { return *current_; }
@@ -83,6 +85,7 @@ class SOFT_MASK_EXPORT Machine {
   std::vector<std::pair<const char*, int>> places_;
   std::string error_;
   uint64_t seed_ = 0;
+  bool numbers_on_host_ = false;
   std::mt19937_64 random_;
 };
 

@@ -17,6 +17,15 @@ inline void need_best(int64_t k) {
   need(1 <= k && k <= cuda::kMaxBest, "k must lie between 1 and ", cuda::kMaxBest, " for the CUDA kernels, got ", k);
 }
 
+// Numbers that the caller knew are handed over with the launch: copying them to the device would make the host wait.
+inline bool on_host(const Tensor& x) {
+#if defined(SOFT_MASK_EMULATION)
+  return emulation::Machine::get().numbers_on_host() && x.numel() <= 3;
+#else
+  return x.is_cpu();
+#endif
+}
+
 inline cuda::LogitsParams logits_params(GpuCall& call, const Tensor& logits, int64_t k, const std::optional<Tensor>& temperature,
                                         std::vector<int64_t> ban) {
   need_dim(logits, 3, "logits");
@@ -38,9 +47,17 @@ inline cuda::LogitsParams logits_params(GpuCall& call, const Tensor& logits, int
   p.row_stride = logits.stride(1);
   p.length = logits.size(1);
   p.vocab = int32_t(vocab);
+  p.inverse_temperature = 1.0;
   if (temperature.has_value()) {
     need(temperature->numel() == 1 && temperature->scalar_type() == ScalarType::Double, "temperature must be a single float64 number");
-    p.temperature = call.reads<double>(*temperature, "temperature");
+    if (on_host(*temperature)) {
+      const double value = *static_cast<const double*>(temperature->const_data_ptr());
+      need(value >= 1e-30 && value < std::numeric_limits<double>::infinity(),
+           "temperature must be positive and finite, and not below 1e-30, got ", value);
+      p.inverse_temperature = 1.0 / value;
+    } else {
+      p.temperature = call.reads<double>(*temperature, "temperature");
+    }
   }
   p.n_bans = int32_t(ban.size());
   std::copy(ban.begin(), ban.end(), p.bans);
@@ -85,6 +102,12 @@ inline const float* floats(GpuCall& call, const Tensor& x, int64_t count, const 
   return call.reads<float>(x, name);
 }
 
+inline cuda::GateParams gate_params(GpuCall& call, const Tensor& gate) {
+  const float* data = floats(call, gate, 3, "gate");
+  if (!on_host(gate)) return {data, {}};
+  return {nullptr, {data[0], data[1], data[2]}};
+}
+
 inline cuda::FeedbackParams feedback_params(GpuCall& call, const Tensor& ids, const Tensor& probs, const Tensor& neg_entropy,
                                             const Tensor& gate, int64_t count) {
   need_dim(ids, 3, "ids");
@@ -96,7 +119,7 @@ inline cuda::FeedbackParams feedback_params(GpuCall& call, const Tensor& ids, co
   p.ids = call.reads<int32_t>(ids, "ids");
   p.probs = floats(call, probs, count * p.k, "probs");
   p.neg_entropy = floats(call, neg_entropy, count, "neg_entropy");
-  p.gate = floats(call, gate, 3, "gate");
+  p.gate = gate_params(call, gate);
   return p;
 }
 

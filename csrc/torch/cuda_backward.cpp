@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mix_embed_backward_gpu(Tensor grad, T
   const MixedRows rows(call, grad, input_ids, ids, probs, neg_entropy, embedding, gate, mask_token_id, shift, where);
   Tensor grad_probs = torch::stable::new_empty(probs, {input_ids.size(0), input_ids.size(1), rows.feedback.k});
   Tensor grad_neg_entropy = torch::stable::new_empty(neg_entropy, {input_ids.size(0), input_ids.size(1)});
-  Tensor grad_gate = torch::stable::new_empty(gate, {3});
+  Tensor grad_gate = call.empty({3}, ScalarType::Float);
   uint64_t* faults = call.faults(false);
   cuda::DotsParams p{};
   p.tokens = rows.tokens;

@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_mask_embed_gpu(Tensor lo
   need(logits.size(0) == input_ids.size(0) && logits.size(1) == p.tokens.length, "logits must be [B, L, V] with input_ids [B, L]");
   p.k = int(k);
   p.rows = p.tokens.count;
-  p.gate = floats(call, gate, 3, "gate");
+  p.gate = gate_params(call, gate);
   Tensor out = torch::stable::new_empty(embedding, {input_ids.size(0), input_ids.size(1), p.table.width});
   p.out = call.writes(out, "out");
   Found found(call, input_ids.size(0), input_ids.size(1), k);

@@ -12,7 +12,9 @@ import typer
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, checkpoint file or hub id.")],
     data: Annotated[list[Path] | None, typer.Option(help="Text or jsonl file, also .gz; may be repeated.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Zero-shot set by name (ptb, lambada ...); repeatable.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Set by name: openwebtext (validation), ptb, lambada ...; repeatable.")
+    ] = None,
     field: Annotated[str, typer.Option(help="Field of jsonl files that holds the text.")] = "text",
     blocks: Annotated[int | None, typer.Option(min=1, help="At most this many blocks of each text.")] = None,
     length: Annotated[int | None, typer.Option(min=3, help="Tokens a block or sample [the model's].")] = None,
@@ -21,6 +23,10 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="Texts to sample and have judged by --scorer.")] = 0,
     scorer: Annotated[str, typer.Option(help="Causal LM that judges samples: folder or hub id.")] = "gpt2-large",
     mauve: Annotated[bool, typer.Option("--mauve", help="MAUVE of the samples against the first --data or --dataset.")] = False,
+    drop_last: Annotated[
+        bool, typer.Option("--drop-last", help="Leave out samples that do not fill a batch, as the originals.")
+    ] = False,
+    count_all: Annotated[bool, typer.Option("--count-all", help="Let the scorer count EOS too; the originals do not.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 128,
     preset: Annotated[str, typer.Option(help="Published sampler settings by name.")] = "mdlm",
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
@@ -56,7 +62,8 @@ def evaluate(
                 real = found if real is None else real
             if samples:
                 reference = real if mauve else None
-                measure_samples(loaded, samples, size, steps, preset, batch_size, seed, scorer, reference, out, quiet)
+                counting = {"drop_last": drop_last, "count_all": count_all}
+                measure_samples(loaded, samples, size, steps, preset, batch_size, seed, scorer, counting, reference, out, quiet)
         except KeyboardInterrupt:
             kept = ", ".join(sorted(path.name for path in out.glob("*.json*"))) if out.is_dir() else ""
             typer.echo(f"\nInterrupted. In {out}: {kept or 'nothing was finished yet'}.", err=True)
@@ -108,6 +115,7 @@ def measure_samples(
     batch_size: int,
     seed: int,
     scorer: str,
+    counting: dict[str, bool],  # which texts and tokens the scorer counts
     reference: Any,  # [N, L] int64: real text for MAUVE, or None
     out: Path,
     quiet: bool,
@@ -123,7 +131,7 @@ def measure_samples(
     options = cli.sampler_options(loaded.hosted, preset, None, {})
     settings = {
         **loaded.settings, **options, "preset": preset, "samples": number, "length": length, "steps": steps,
-        "batch_size": batch_size, "seed": seed, "scorer": scorer, "scorer_dtype": "float32",
+        "batch_size": batch_size, "seed": seed, "scorer": scorer, "scorer_dtype": "float32", **counting,
     }  # fmt: skip
     judge = evaluation.Scorer.from_pretrained(scorer, loaded.device)
     start = start_of(loaded, "", "", "", None, length, None)
@@ -135,14 +143,15 @@ def measure_samples(
         if made:
             cli.write(out / "samples.jsonl", made, settings)
     texts = [one["text"] for one in made]
-    score = judge.perplexity(texts, batch_size=batch_size)
+    score = judge.perplexity(texts, batch_size=batch_size, **counting)
     entropy = evaluation.unigram_entropy(torch.tensor([one["ids"] for one in made]))
     nfe = sum(one["nfe"] for one in made) / len(made)
     results: dict[str, Any] = {"generative_perplexity": score.to_dict(), "entropy": entropy, "nfe": nfe}
     evaluation.write_record(out / "samples.json", "samples", settings, results)  # MAUVE may fail: keep what there is
     typer.echo(f"samples: generative perplexity {score.perplexity:.3f}, entropy {entropy:.3f} nats, NFE {nfe:.1f}")
     if reference is not None:
-        real = judge.features(finished(loaded, start, reference[:number].tolist()), batch_size=batch_size)
+        chosen = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))[:number]
+        real = judge.features(finished(loaded, start, reference[chosen].tolist()), batch_size=batch_size)
         results["mauve"] = evaluation.mauve_score(real, judge.features(texts, batch_size=batch_size), seed=seed)
         evaluation.write_record(out / "samples.json", "samples", settings, results)
         typer.echo(f"samples: MAUVE {results['mauve']['mauve']:.4f}")

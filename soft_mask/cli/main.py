@@ -9,6 +9,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .generate import generate
 from .info import info
+from .reproduce import reproduce
 from .train import train
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command(epilog="Example: soft-mask evaluate kuleshov-group/mdlm-owt --datase
 app.command(epilog="Example: torchrun --nproc-per-node 8 -m soft_mask train recipes/mdlm-owt-continue.yaml output=runs/a")(
     train
 )
+app.command(epilog="Example: soft-mask reproduce mdlm --scale small --data data")(reproduce)
 
 
 def _print_version(wanted: bool) -> None:

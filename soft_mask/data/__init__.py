@@ -6,7 +6,8 @@ from .blocks import DOCUMENTS_TOGETHER, iterate_blocks, wrap
 from .documents import HubDocuments, read_documents
 from .instruction_rows import InstructionCollator, InstructionRows, pack_instructions
 from .instructions import Encoded, Filters, InstructionSource, encode_instructions
-from .packed import PackedBlocks, StreamedBlocks, pack
+from .packed import PackedBlocks, pack
+from .streamed import StreamedBlocks
 from .tokenizer import ByteTokenizer, load_tokenizer
 
 __all__ = [

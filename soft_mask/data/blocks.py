@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["DOCUMENTS_TOGETHER", "iterate_blocks", "wrap"]
+__all__ = ["DOCUMENTS_TOGETHER", "iterate_blocks", "join_and_cut", "wrap"]
 
 DOCUMENTS_TOGETHER = 1000  # the default batch of `datasets.map`: blocks never reach over it in the originals
 
@@ -38,16 +38,22 @@ def iterate_blocks(texts: Iterable[str], tokenizer: Any, length: int) -> Iterato
     Raises:
         ValueError: ``length`` below 3, or no EOS.
     """
+    source = iter(texts)
+    while batch := list(islice(source, DOCUMENTS_TOGETHER)):
+        yield from join_and_cut(batch, tokenizer, length)
+
+
+def join_and_cut(texts: list[str], tokenizer: Any, length: int) -> Iterator[list[int]]:
+    """The blocks of documents that are joined, as :func:`iterate_blocks` makes them of a thousand at a time."""
     if length < 3:
         raise ValueError(f"length must be at least 3, got {length}")
     bos, eos = special_ids(tokenizer)
-    inside, source = length - 2, iter(texts)
-    while batch := list(islice(source, DOCUMENTS_TOGETHER)):
-        joined: list[int] = []
-        for ids in tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
-            joined += [*ids, eos]
-        for at in range(0, len(joined) // inside * inside, inside):
-            yield [bos, *joined[at : at + inside], eos]
+    inside = length - 2
+    joined: list[int] = []
+    for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
+        joined += [*ids, eos]
+    for at in range(0, len(joined) // inside * inside, inside):
+        yield [bos, *joined[at : at + inside], eos]
 
 
 def wrap(texts: Iterable[str], tokenizer: Any, length: int, limit: int | None = None) -> Tensor:  # [N, L] int64

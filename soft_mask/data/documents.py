@@ -6,12 +6,13 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["HubDocuments", "read_documents", "read_lines"]
+__all__ = ["HubDocuments", "Reading", "read_documents", "read_lines"]
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 
@@ -103,14 +104,60 @@ class HubDocuments:
     field: str = "text"
     revision: str | None = None
 
-    def __iter__(self) -> Iterator[str]:
+    def rows(self) -> Any:
+        """A ``datasets.IterableDataset``; of a slice such as ``train[:-100000]``, which streaming has not, a prepared set's."""
         try:
             from datasets import load_dataset
         except ImportError:
             raise ImportError(f"the data set {self.path!r} needs the package datasets: pip install datasets") from None
-        if "[" in self.split:  # slices such as train[:-100000] are not to be had by streaming
-            rows = load_dataset(self.path, self.name, split=self.split, revision=self.revision)
+        if "[" in self.split:
+            return load_dataset(self.path, self.name, split=self.split, revision=self.revision).to_iterable_dataset()
+        return load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
+
+    def text(self, row: Any) -> str:
+        """ValueError: the row has no such field, or it holds no text."""
+        text = row.get(self.field)
+        if not isinstance(text, str):
+            raise ValueError(f"{self.path}: no text in the field {self.field!r}; the fields are {', '.join(row)}")
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        for row in self.rows():
+            yield self.text(row)
+
+
+class Reading:
+    """Documents one after the other, and where the reading stands.
+
+    Args:
+        documents: what can be read again from its beginning.
+        state: of another reading of the same documents, where this one shall go on. A hub set goes there; other documents
+            are read up to there and passed over.
+    """
+
+    def __init__(self, documents: Iterable[str], state: dict[str, Any] | None = None) -> None:
+        self._count = 0 if state is None else int(state["documents"])
+        self._given = state  # until a row is read `datasets` says "at the beginning", whatever state it was given
+        self._rows = None
+        if isinstance(documents, HubDocuments):
+            self._rows = documents.rows()
+            if state is not None:
+                self._rows.load_state_dict(state["rows"])
+            self._texts: Iterator[str] = map(documents.text, self._rows)
         else:
-            rows = load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
-        for row in rows:
-            yield row[self.field]
+            self._texts = islice(documents, self._count, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        text = next(self._texts)
+        self._count += 1
+        self._given = None
+        return text
+
+    def state(self) -> dict[str, Any]:
+        """For JSON: how many documents were read, and of a hub set where its rows stand."""
+        if self._given is not None:
+            return self._given
+        return {"documents": self._count, "rows": None if self._rows is None else self._rows.state_dict()}

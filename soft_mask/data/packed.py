@@ -1,10 +1,10 @@
-"""Blocks of tokens in a file that is memory-mapped, and blocks that are tokenised as they are needed."""
+"""Blocks of tokens in a file that is memory-mapped."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from .blocks import iterate_blocks
-
-__all__ = ["PackedBlocks", "StreamedBlocks", "pack"]
+__all__ = ["PackedBlocks", "pack"]
 
 
 def pack(path: Path, blocks: Iterable[list[int]], length: int, vocab_size: int, about: dict[str, Any] | None = None) -> int:
@@ -103,26 +101,3 @@ class PackedBlocks(Dataset[dict[str, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         return {"input_ids": torch.from_numpy(self.ids[np.asarray(indices)].astype(np.int64))}
-
-
-class StreamedBlocks(IterableDataset[dict[str, Tensor]]):
-    """Blocks made as they are read, again from the start whenever the documents end; nothing is written to disk.
-
-    Their order is that of the documents, so that a run resumes exactly by passing over what it had read (which costs
-    the tokenising of it; a packed file costs nothing).
-
-    Args:
-        documents: makes a fresh iterator over the texts.
-    """
-
-    def __init__(self, documents: Callable[[], Iterable[str]], tokenizer: Any, length: int) -> None:
-        self.documents, self.tokenizer, self.length = documents, tokenizer, length
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        found = False
-        while True:
-            for block in iterate_blocks(self.documents(), self.tokenizer, self.length):
-                found = True
-                yield {"input_ids": torch.tensor(block)}
-            if not found:
-                raise ValueError(f"the texts do not fill one block of {self.length} tokens")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from soft_mask.data import read_documents
+from soft_mask.data import HubDocuments, read_documents
 
 from .detokenize import DETOKENIZERS
 
@@ -33,6 +33,8 @@ class ZeroShot:
 
 PARQUET = "refs/convert/parquet"
 ZERO_SHOT: dict[str, ZeroShot] = {
+    # not zero-shot for models of OpenWebText: the last 100,000 documents are their validation set
+    "openwebtext": ZeroShot("Skylion007/openwebtext", None, "train[-100000:]"),
     "ptb": ZeroShot("ptb-text-only/ptb_text_only", None, "validation", "sentence", "ptb", PARQUET),
     "wikitext2": ZeroShot("Salesforce/wikitext", "wikitext-2-raw-v1", "validation", "text", "wikitext"),
     "wikitext103": ZeroShot("Salesforce/wikitext", "wikitext-103-raw-v1", "validation", "text", "wikitext"),
@@ -47,20 +49,17 @@ ZERO_SHOT: dict[str, ZeroShot] = {
 def zero_shot_texts(name: str) -> Iterator[str]:
     """Documents of a set of :data:`ZERO_SHOT`, detokenised as the originals do; streamed from the hub or its cache.
 
+    "openwebtext" is a slice, which cannot be streamed: the whole set is fetched and prepared once.
+
     Raises:
         ValueError: no such set. ImportError: ``datasets`` is missing. What ``datasets`` raises when it cannot be had.
     """
     if name not in ZERO_SHOT:
         raise ValueError(f"dataset must be one of {', '.join(ZERO_SHOT)}, got {name!r}")
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ImportError(f"the text set {name!r} needs the package datasets: pip install datasets") from error
     where = ZERO_SHOT[name]
-    rows = load_dataset(where.path, where.name, split=where.split, revision=where.revision, streaming=True)
     clean = DETOKENIZERS[where.detokenizer] if where.detokenizer else str
-    for row in rows:
-        yield clean(row[where.field])
+    for text in HubDocuments(where.path, where.split, where.name, where.field, where.revision):
+        yield clean(text)
 
 
 def read_texts(path: Path, field: str = "text", detokenizer: str | None = None) -> Iterator[str]:

@@ -145,10 +145,15 @@ class MDLM(nn.Module):
         from soft_mask.models.checkpoint import load_strict
 
         own = MDLMConfig.from_dict(config)
+        if own.n_blocks > len(tensors):  # before that many are made
+            raise ValueError(f"the weights in {where!r} do not fit the config: n_blocks={own.n_blocks}, {len(tensors)} tensors")
         with torch.device("meta"):
             model = cls(own)
-        if own.tie_word_embeddings and TIED not in tensors and "vocab_embed.embedding" in tensors:
-            tensors = {**tensors, TIED: tensors["vocab_embed.embedding"]}
+        table = tensors.get("vocab_embed.embedding")
+        if own.tie_word_embeddings and table is not None:
+            if TIED in tensors and not torch.equal(tensors[TIED], table):
+                raise ValueError(f"the weights in {where!r} do not fit the config: tied by it, but {TIED} is not the embedding")
+            tensors = {**tensors, TIED: table}
         load_strict(model, tensors, where=where)
         model._tie()  # loading has given each name a parameter of its own
         stored = model.rotary_emb.inv_freq.float()

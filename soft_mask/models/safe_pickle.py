@@ -117,6 +117,7 @@ class TorchFile:
             order = self._root + "byteorder"
             if order in self._zip.namelist() and self._zip.read(order) != b"little":
                 raise ValueError(f"{self.path!r} was written on a big-endian machine, which is not read")
+            self._check_stored(names[0])
             with self._zip.open(names[0]) as stream:
                 self.content = self._read(stream)
         except zipfile.BadZipFile as error:
@@ -124,18 +125,25 @@ class TorchFile:
                 f"{self.path!r} is not a whole file of torch.save: {error} (cut off, damaged, or written before torch 1.6)"
             ) from None
 
+    def _check_stored(self, entry: str) -> None:
+        """torch.save never compresses, and what is compressed can be a thousand times as large as its file."""
+        if self._zip.getinfo(entry).compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{self.path!r} is a zip file, but none of torch.save ({entry} in it is compressed)")
+
     def _read(self, stream: Any) -> Any:
         try:
             return _Reader(stream).load()
-        except (MemoryError, zipfile.BadZipFile):
+        except zipfile.BadZipFile:
             raise
         except Exception as error:  # whatever a broken pickle makes the unpickler raise
             raise ValueError(f"the pickle in {self.path!r} is broken or refused: {type(error).__name__}: {error}") from None
 
     def tensor(self, lazy: LazyTensor, name: str) -> Tensor:
         """Read one tensor, contiguous, on the CPU. ValueError: its bytes are not all there."""
+        entry = f"{self._root}data/{lazy.storage.key}"
         try:
-            data = self._zip.read(f"{self._root}data/{lazy.storage.key}")
+            self._check_stored(entry)
+            data = self._zip.read(entry)
         except (KeyError, zipfile.BadZipFile, EOFError, OSError) as error:
             raise ValueError(f"{name!r} in {self.path!r} cannot be read: {error}") from None
         dtype = lazy.storage.dtype

@@ -23,6 +23,7 @@ class SoftMaskTrainingArguments(TrainingArguments):
     omega_constant_lr: bool = field(
         default=False, metadata={"help": "Keep omega's learning rate constant while the model's follows its schedule."}
     )
+    clip_omega: bool = field(default=False, metadata={"help": "Clip omega along with the model, as the paper's code."})
     min_time: float = field(default=1e-3, metadata={"help": "Smallest diffusion time that is drawn."})
     max_time: float = field(default=1.0, metadata={"help": "Largest diffusion time that is drawn."})
     ema_decay: float = field(default=0.0, metadata={"help": "Moving average of the weights, 0.9999 in the paper; 0 is none."})

@@ -21,15 +21,15 @@ from soft_mask.data import (
     load_tokenizer,
     pack_instructions,
 )
-from soft_mask.models.tokenizer import dream_tokenizer
+from soft_mask.models.tokenizer import model_tokenizer
 
 from .recipe import InstructionSettings, Recipe
 
 __all__ = ["make_instructions"]
 
 
-def make_instructions(recipe: Recipe, model: Any, args: Any) -> tuple[Any, Any, InstructionCollator]:
-    """Training rows, validation rows with their times (or None), and what makes batches of them.
+def make_instructions(recipe: Recipe, model: Any, args: Any) -> tuple[Any, Any, InstructionCollator, Any]:
+    """Training rows, validation rows with their times (or None), what makes batches of them, and the tokenizer.
 
     Raises:
         ValueError: the tokenizer is not the model's, and what reading the data raises.
@@ -48,7 +48,7 @@ def make_instructions(recipe: Recipe, model: Any, args: Any) -> tuple[Any, Any, 
     collator = InstructionCollator(
         tokenizer.pad_token_id, settings.pad_extra, settings.pad_multiple, settings.pad_in_loss, recipe.training.seed
     )
-    return train, held_out, collator
+    return train, held_out, collator, tokenizer
 
 
 def make_tokenizer(name: str | None, model: Any) -> Any:
@@ -59,8 +59,7 @@ def make_tokenizer(name: str | None, model: Any) -> Any:
     """
     if name is None:
         raise ValueError("instructions.tokenizer: a model made anew has no tokenizer, name one")
-    dream = getattr(model, "shift", 0) == 1 and hasattr(model, "host")
-    tokenizer = dream_tokenizer(name, model.mask_token_id) if dream else load_tokenizer(name)
+    tokenizer = model_tokenizer(name, model) if hasattr(model, "host") else load_tokenizer(name)
     if len(tokenizer) > model.vocab_size:
         raise ValueError(f"instructions.tokenizer: {name!r} has {len(tokenizer)} tokens, the model {model.vocab_size}")
     if tokenizer.pad_token_id is None:

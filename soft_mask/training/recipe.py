@@ -21,12 +21,14 @@ __all__ = ["DataSettings", "InstructionSettings", "ModelSettings", "Recipe", "Tr
 
 @dataclass
 class ModelSettings:
-    """``load``: a folder or hub id to continue from; or ``config``: the sizes of a model made anew (MDLMConfig's fields).
+    """``load``: a folder, file or hub id to continue from; or ``config``: the sizes of a model made anew (MDLMConfig's fields).
 
+    ``average``: of a Lightning checkpoint continue from the averaged weights; the paper's code continues from the raw ones.
     ``dtype`` of the weights: float32, bfloat16; as they were saved when null.
     """
 
     load: str | None = None
+    average: bool = False
     config: dict[str, Any] | None = None
     dtype: str | None = None
 
@@ -114,6 +116,7 @@ class TrainingSettings:
     adam_eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 1.0
+    clip_omega: bool = False
     ema: float = 0.9999
     p_sm: float = 0.8
     min_time: float = 1e-3

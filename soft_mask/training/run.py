@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ def run_recipe(recipe: Recipe, resume: bool = True) -> SoftMaskTrainer:
         (Path(recipe.output) / "recipe.json").write_text(text, encoding="utf-8")
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
+    if trainer.processing_class is not None and trainer.is_world_process_zero():  # the folder is whole by itself
+        trainer.processing_class.save_pretrained(recipe.output)
     return trainer
 
 
@@ -82,14 +84,14 @@ def build_trainer(recipe: Recipe) -> SoftMaskTrainer:
         checkpoint_blocks(model)
     if recipe.training.compile:
         compile_blocks(model)
-    collator = None
+    collator = tokenizer = None
     if recipe.instructions is not None:
-        train, validation, collator = make_instructions(recipe, model, args)
+        train, validation, collator, tokenizer = make_instructions(recipe, model, args)
     else:
         assert recipe.data is not None  # a recipe has one of them
         train, validation = make_data(recipe.data, model, args)
     denoiser = Denoiser(model, gate, loss=recipe.training.loss)
-    trainer = SoftMaskTrainer(denoiser, args, train, validation, collator)
+    trainer = SoftMaskTrainer(denoiser, args, train, validation, collator, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ProgressLine())
     trainer.add_callback(JsonLog())
@@ -118,6 +120,7 @@ def training_arguments(recipe: Recipe) -> SoftMaskTrainingArguments:
         adam_epsilon=t.adam_eps,
         weight_decay=t.weight_decay,
         max_grad_norm=t.clip,
+        clip_omega=t.clip_omega,
         ema_decay=0.0 if t.omega_only else t.ema,
         p_sm=t.p_sm if recipe.soft_mask is not None else 0.0,
         min_time=t.min_time,
@@ -151,7 +154,7 @@ def training_arguments(recipe: Recipe) -> SoftMaskTrainingArguments:
 def make_model(recipe: Recipe) -> Any:
     """The model to start from, in training mode."""
     if recipe.model.load is not None:
-        model = load_model(recipe.model.load).train()
+        model = load_model(recipe.model.load, ema=recipe.model.average).train()
         return model if recipe.model.dtype is None else model.to(getattr(torch, recipe.model.dtype))
     known = set(MDLMConfig.__dataclass_fields__)
     if unknown := set(recipe.model.config or {}) - known:
@@ -172,7 +175,7 @@ def make_data(data: DataSettings, model: nn.Module, args: Any) -> tuple[Dataset[
             raise ValueError(f"data.tokenizer: {data.tokenizer!r} has {len(tokenizer)} tokens, the model {vocab_size}")
         texts = Texts(data, data.split, data.files)
         if data.stream:
-            train = StreamedBlocks(texts.__iter__, tokenizer, data.length)
+            train = StreamedBlocks(texts.documents, tokenizer, data.length, texts.key())
         else:
             train = packed(texts, tokenizer, data, vocab_size, args)
         held_out = None
@@ -190,9 +193,16 @@ class Texts:
     def __init__(self, data: DataSettings, split: str, files: list[str] | None) -> None:
         self.data, self.split, self.files = data, split, files
 
+    @property
+    def documents(self) -> Iterable[str]:
+        """Can be read again and again."""
+        if self.data.hub is not None:
+            return HubDocuments(self.data.hub, self.split, self.data.hub_name, self.data.field)
+        return self
+
     def __iter__(self) -> Iterator[str]:
         if self.data.hub is not None:
-            yield from HubDocuments(self.data.hub, self.split, self.data.hub_name, self.data.field)
+            yield from self.documents
         for name in self.files or ():
             yield from read_documents(Path(name), self.data.field, self.data.whole_files)
 

@@ -9,25 +9,43 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-__all__ = ["AverageGateGradient", "load_whole", "whole_model", "whole_state"]
+__all__ = ["AverageGateGradient", "clip_sharded", "load_whole", "whole_model", "whole_state"]
 
 
 class AverageGateGradient(TrainerCallback):
-    """FSDP leaves parameters alone that it does not shard: their gradients are averaged over the ranks here."""
+    """FSDP leaves parameters alone that it does not shard: their gradients are averaged over the ranks here.
 
-    def __init__(self, parameters: list[nn.Parameter], trainer: Any) -> None:
-        self.parameters, self.trainer = parameters, trainer
+    Once an update: before the clipping, which wants the averaged gradient, or before the step where nothing is clipped.
+    """
 
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        if not self.parameters:
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.done_for = -1
+
+    def average(self, update: int) -> None:
+        if self.done_for == update:
             return
+        self.done_for = update
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         together = torch.stack([g.reshape(()) for g in gradients])
         dist.all_reduce(together)
         together /= dist.get_world_size()
-        self.trainer._omega_norm = together.norm()  # that of this rank alone was noted while clipping
         for p, g in zip(self.parameters, together.unbind(), strict=True):
             p.grad = g.clone()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average(state.global_step)
+
+
+def clip_sharded(sharded: list[nn.Parameter], whole: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip the gradients of both together, which accelerate does for all of a model or nothing; returns their norm."""
+    norm: Any = nn.utils.get_total_norm([p.grad for p in sharded if p.grad is not None])
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    if found := [p.grad for p in whole if p.grad is not None]:
+        norm = torch.hypot(norm, nn.utils.get_total_norm(found).to(norm.dtype))
+    for parameters in (sharded, whole):
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def whole_state(denoiser: nn.Module, keep: bool, only: set[str] | None = None) -> dict[str, Tensor]:

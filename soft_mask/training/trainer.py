@@ -2,16 +2,15 @@
 
 Everything random in a step follows from counters, not from what was drawn before: the coin "soft or binary" from (seed,
 update, micro-step), alike on all ranks, since a rank that skips the first pass would hang the others; times and masks
-from (seed, update, micro-step, rank). So a resumed run, and another model on the same data, see the same corruption.
+from (seed, update, place in the update's batch). So a resumed run, another model on the same data, and the same batch cut
+into other micro-batches or spread over other ranks see the same corruption.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,60 +18,23 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from soft_mask.diffusion import Denoiser, DenoiserOutput, count_weight
+from soft_mask.data import StreamedBlocks
+from soft_mask.diffusion import Denoiser, count_weight
 
 from .arguments import SoftMaskTrainingArguments
 from .blocks import block_class
 from .checkpoints import STATE_FILE, last_complete_checkpoint, what_is_missing
-from .corrupt import corrupt_batch, counter_seed
 from .data import collate_blocks
 from .ema import WeightAverage
-from .sharded import AverageGateGradient
+from .meters import GateMeter, Pace
+from .noise import Place, corrupt_batch, counter_seed
+from .sharded import AverageGateGradient, clip_sharded
+from .stream import StreamPlace
 from .weights import gather, read_weights, write_weights
 
 _log = logging.getLogger(__name__)
 
 EMA_FOLDER = "ema"
-
-
-class Pace(TrainerCallback):
-    """Time spent in updates alone (forward passes, backward, optimizer), without evaluation and saving."""
-
-    def __init__(self) -> None:
-        self.updates = 0
-        self.seconds = 0.0
-        self.cpu_seconds = 0.0
-        self._begin = (0.0, 0.0)
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._begin = (time.perf_counter(), time.process_time())
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.updates += 1
-        self.seconds += time.perf_counter() - self._begin[0]
-        self.cpu_seconds += time.process_time() - self._begin[1]
-
-
-@dataclass
-class _GateMeter:
-    """Mean lambda over masked rows and the share of soft micro-batches; the sum stays on its device until asked for."""
-
-    total: Tensor | float = 0.0
-    rows: int = 0
-    soft: int = 0
-    batches: int = 0
-
-    def add(self, output: DenoiserOutput, soft: bool) -> None:
-        self.batches += 1
-        if soft:
-            self.soft += 1
-            if output.masked_rows:
-                self.total = self.total + output.mean_lambda * output.masked_rows
-                self.rows += output.masked_rows
-
-    @property
-    def mean_lambda(self) -> float:
-        return float(self.total) / self.rows
 
 
 class SoftMaskTrainer(Trainer):
@@ -84,7 +46,8 @@ class SoftMaskTrainer(Trainer):
     - A batch may hold ``answer`` (what may be masked), ``attention_mask`` and ``t``: see ``InstructionCollator``. A model
       with an adapter is saved as its adapter, in ``peft``'s layout.
     - The gate's parameters (omega) are their own optimizer group: ``omega_learning_rate``, no weight decay, and outside
-      the gradient clipping, so that a steep gate cannot shrink the model's step (nor the model the gate's).
+      the gradient clipping, so that a steep gate cannot shrink the model's step (nor the model the gate's);
+      ``clip_omega`` clips them along with the model, as the reference does.
     - ``evaluate()`` always uses feedback (two passes) where there is a soft mask, on masks fixed by the seed.
     - With ``ema_decay`` the backbone's moving average is kept, evaluated, and saved under ``ema/`` (never the gate's).
     - FSDP2 (``fsdp=True``): the gate is left whole and its gradient averaged; checkpoints are gathered.
@@ -131,12 +94,14 @@ class SoftMaskTrainer(Trainer):
         self.pace = Pace()
         self._micro = (-1, -1)  # (update, micro-step) of the batch in hand
         self._eval_batch = 0
-        self._meter = _GateMeter()
+        self._meter = GateMeter()
         self._logged_pace = (0, 0.0)
         self._tokens = self._logged_tokens = 0
         self._omega_norm: Tensor | None = None
         self.ema: WeightAverage | None = None
         self.resumed_from: str | None = None
+        self._average_gate: AverageGateGradient | None = None
+        self._reload_random_state = False
         super().__init__(
             model=model,
             args=args,
@@ -146,6 +111,9 @@ class SoftMaskTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(self.pace)
+        self._stream: StreamPlace | None = None
+        if isinstance(train_dataset, StreamedBlocks):
+            self._stream = StreamPlace(train_dataset, self.sequences_of_an_update)
         if self.is_fsdp_enabled:
             self._keep_gate_whole()
         elif args.fsdp and args.world_size > 1:
@@ -163,12 +131,21 @@ class SoftMaskTrainer(Trainer):
             plugin.transformer_cls_names_to_wrap = [block_class(self.model.model)]
         if self.omega:
             plugin.ignored_modules = "soft_mask"
-            self.add_callback(AverageGateGradient(self.omega, self))
+            self._average_gate = AverageGateGradient(self.omega)
+            self.add_callback(self._average_gate)
 
     # ---- one micro-batch ----
 
+    @property
+    def sequences_of_an_update(self) -> int:
+        """Over all ranks and micro-batches."""
+        return self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, int | None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._reload_random_state:  # reading began anew, and that drew numbers
+            self._load_rng_state(self.resumed_from)
+            self._reload_random_state = False
         self._tokens += sum(batch["input_ids"].numel() for batch in batches)
         weight: Any = sum(count_weight(self.objective, batch["input_ids"], batch.get("answer")) for batch in batches)
         if self.objective.weighed_by == "answers" and self.args.world_size > 1:  # not as many on every rank
@@ -213,10 +190,13 @@ class SoftMaskTrainer(Trainer):
     def corrupt(
         self, clean: Tensor, update: int | str, micro: int, answer: Tensor | None = None, t: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``clean`` int64 ``[B, L]`` -> (the same with masks, times float32 ``[B]``), from counters and this rank."""
-        seed = counter_seed("noise", self.args.seed, update, micro, self.args.process_index)
-        times = (self.args.min_time, self.args.max_time)
-        return corrupt_batch(clean, self.objective, self.model.model.mask_token_id, seed, times, answer, t)
+        """``clean`` int64 ``[B, L]`` -> (the same with masks, times float32 ``[B]``), from counters and this rank's place."""
+        args = self.args
+        size = args.eval_batch_size if isinstance(update, str) else args.train_batch_size
+        first = (micro * args.world_size + args.process_index) * size
+        place = Place(args.seed, update, first, self.sequences_of_an_update)
+        times = (args.min_time, args.max_time)
+        return corrupt_batch(clean, self.objective, self.model.model.mask_token_id, place, times, answer, t)
 
     # ---- optimizer ----
 
@@ -247,20 +227,22 @@ class SoftMaskTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if not self.omega or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
+        if self._average_gate is not None:
+            self._average_gate.average(self.state.global_step)
         gate = {id(p) for p in self.omega}
         rest = [p for p in model.parameters() if id(p) not in gate]
         found = [p.grad for p in self.omega if p.grad is not None]
         self._omega_norm = torch.stack([g.detach().float() for g in found]).norm() if found else None
-        if self.is_fsdp_enabled:  # accelerate's clips all of a model or nothing
-            norm = nn.utils.clip_grad_norm_(rest, self.args.max_grad_norm)
-            return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        return self.accelerator.clip_grad_norm_(rest, self.args.max_grad_norm)
+        along = self.omega if self.args.clip_omega else []
+        if self.is_fsdp_enabled:
+            return clip_sharded(rest, along, self.args.max_grad_norm)
+        return self.accelerator.clip_grad_norm_([*rest, *along], self.args.max_grad_norm)
 
     # ---- evaluation and log ----
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's loop on masks that depend on the seed, the batch number and the rank alone."""
-        training_meter, self._meter, self._eval_batch = self._meter, _GateMeter(), 0
+        """Trainer's loop on masks that depend on the seed and the place in the data alone."""
+        training_meter, self._meter, self._eval_batch = self._meter, GateMeter(), 0
         try:
             with self.ema.swapped() if self.ema is not None else nullcontext():
                 output = super().evaluation_loop(*args, **kwargs)
@@ -305,7 +287,7 @@ class SoftMaskTrainer(Trainer):
             extra["omega_grad_norm"] = float(self._omega_norm)
         self._logged_tokens = self._tokens
         self._logged_pace = (self.pace.updates, self.pace.seconds)
-        self._meter = _GateMeter()
+        self._meter = GateMeter()
         return extra
 
     # ---- checkpoints ----
@@ -323,6 +305,9 @@ class SoftMaskTrainer(Trainer):
             if missing:
                 raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is not complete: {missing}")
         self.resumed_from = resume_from_checkpoint or None
+        if self._stream is not None:
+            found = self.resumed_from is not None and self._stream.read(self.resumed_from)
+            self._reload_random_state = self.args.ignore_data_skip = found
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -331,6 +316,11 @@ class SoftMaskTrainer(Trainer):
         if self.args.should_save:
             (folder / STATE_FILE).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self._stream is not None and self.args.should_save:
+            self._stream.write(output_dir, self.state.global_step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights and gate as they are, and under ``ema/`` the averaged weights with the gate as it is."""

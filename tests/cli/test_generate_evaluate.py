@@ -98,7 +98,7 @@ def test_evaluate(checkpoint: str, data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "results"
     said = call(
         "evaluate", checkpoint, "--tokenizer", data_dir / "gpt2", "--data", text, "--blocks", 6, "--draws", 2,
-        "--samples", 2, "--steps", 2, "--scorer", tmp_path / "judge", "--out", out,
+        "--samples", 3, "--batch-size", 2, "--drop-last", "--steps", 2, "--scorer", tmp_path / "judge", "--out", out,
     )  # fmt: skip
     assert "some: perplexity" in said and "generative perplexity" in said
     record = json.loads((out / "perplexity-some.json").read_text())
@@ -106,5 +106,6 @@ def test_evaluate(checkpoint: str, data_dir: Path, tmp_path: Path) -> None:
     assert record["results"]["error_draws"] > 0 and record["settings"]["draws"] == 2
     judged = json.loads((out / "samples.json").read_text())
     assert judged["results"]["nfe"] <= 3 and judged["results"]["generative_perplexity"]["texts"] == 2
+    assert judged["settings"]["drop_last"] is True and judged["settings"]["count_all"] is False
     assert judged["settings"]["dtype"] == "float32" and judged["environment"]["torch"]
     assert "nothing to measure" in call("evaluate", checkpoint, code=2)

@@ -122,6 +122,27 @@ def test_deterministic_gradient(emulation: ModuleType) -> None:
     assert all(torch.allclose(first, other, atol=1e-5) for other in loose)
 
 
+def test_numbers_of_the_host(emulation: ModuleType) -> None:
+    """A gate and a temperature that are floats go with the launch: the same bits as from the device's memory."""
+    logits, table = torch.randn(1, 4, 300), torch.randn(300, 16).requires_grad_()
+    ids = torch.tensor([[7, 7, 1, 7]])
+
+    def run() -> list[Tensor]:
+        out = soft_mask.soft_mask_embed(logits, ids, table, mask_token_id=7, temperature=0.7, **GATE)
+        return [out, *torch.autograd.grad(out.square().sum(), table)]
+
+    from_memory = run()
+    assert emulation.traffic()["gate"]["read_bytes"] > 0 and emulation.traffic()["temperature"]["read_bytes"] > 0
+    emulation.reset_traffic()
+    emulation.set_numbers_on_host(True)
+    try:
+        from_host = run()
+    finally:
+        emulation.set_numbers_on_host(False)
+    assert "gate" not in emulation.traffic() and "temperature" not in emulation.traffic()
+    assert all(torch.equal(a, b) for a, b in zip(from_memory, from_host, strict=True))
+
+
 def test_more_than_the_kernels_take(emulation: ModuleType) -> None:
     """k > 64, float64 and hundreds of bans go through plain PyTorch; the operator itself says what it cannot."""
     logits = torch.randn(1, 2, 500)

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from soft_mask.data import ByteTokenizer, PackedBlocks, StreamedBlocks, iterate_blocks, pack, read_documents, wrap
+from soft_mask.data import ByteTokenizer, HubDocuments, PackedBlocks, StreamedBlocks, iterate_blocks, pack, read_documents, wrap
 
 TEXTS = ["one é\n", "two\n", "three\n"]
 
@@ -58,7 +59,7 @@ def test_packed_and_streamed_blocks_are_those_of_wrap(tmp_path: Path) -> None:
     assert torch.equal(torch.stack([packed[i]["input_ids"] for i in range(len(packed))]), expected)
     assert torch.equal(packed.__getitems__([2, 0])["input_ids"], expected[[2, 0]])
     assert isinstance(packed.ids, np.memmap) and packed.ids.dtype == np.uint16
-    streamed = [item["input_ids"] for item in islice(StreamedBlocks(lambda: TEXTS, tokenizer, 6), 10)]
+    streamed = [item["input_ids"] for item in islice(StreamedBlocks(TEXTS, tokenizer, 6), 10)]
     assert torch.equal(torch.stack(streamed), expected.repeat(3, 1)[:10])
     bare = tmp_path / "bare.bin"
     bare.write_bytes(expected.numpy().astype("<u4").tobytes())
@@ -87,4 +88,43 @@ def test_packed_files_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="say its length"):
         PackedBlocks(path)
     with pytest.raises(ValueError, match="do not fill"):
-        next(iter(StreamedBlocks(lambda: ["a"], ByteTokenizer(), 9)))
+        next(iter(StreamedBlocks(["a"], ByteTokenizer(), 9)))
+
+
+def test_a_stream_goes_on_where_its_state_says(tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer()
+    texts = [f"{number} is a number\n" for number in range(2300)]  # three groups of at most a thousand documents
+    (tmp_path / "hub").mkdir()
+    for shard in range(3):
+        rows = [json.dumps({"text": text}) for text in texts[shard * 800 : (shard + 1) * 800]]
+        (tmp_path / "hub" / f"train-{shard}.jsonl").write_text("\n".join(rows))
+    sources: list[Any] = [texts]
+    if find_spec("datasets"):
+        sources.append(HubDocuments(str(tmp_path / "hub")))
+    expected = [block["input_ids"] for block in islice(StreamedBlocks(texts, tokenizer, 12), 7000)]
+    for source in sources:
+        stream = StreamedBlocks(source, tokenizer, 12, key="these")
+        blocks, given = iter(stream), 0
+        for taken in (0, 1, 1700, 1900, 4500, 6000):  # 4500 and 6000 are in the second reading
+            while given < taken + 40:  # a loader reads ahead
+                next(blocks)
+                given += 1
+            state = json.loads(json.dumps(stream.state_dict(taken)))
+            other = StreamedBlocks(source, tokenizer, 12, key="these")
+            other.load_state_dict(state)
+            for ours, theirs in zip(other, expected[taken : taken + 100], strict=False):
+                assert torch.equal(ours["input_ids"], theirs)
+            again = StreamedBlocks(source, tokenizer, 12, key="these")
+            again.load_state_dict(json.loads(json.dumps(other.state_dict(taken + 50))))
+            assert torch.equal(next(iter(again))["input_ids"], expected[taken + 50])
+    with pytest.raises(ValueError, match="other texts were streamed"):
+        StreamedBlocks(texts, tokenizer, 12, key="those").load_state_dict(state)
+    with pytest.raises(ValueError, match="the place of block 3 is not known"):
+        StreamedBlocks(texts, tokenizer, 12).state_dict(3)
+
+
+def test_a_hub_set_without_the_field(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "train.jsonl").write_text('{"body": "x"}\n')
+    with pytest.raises(ValueError, match="no text in the field 'text'; the fields are body"):
+        list(HubDocuments(str(tmp_path)))

@@ -18,16 +18,19 @@ def problem() -> tuple[Tensor, nn.Linear, Tensor]:
 
 @pytest.mark.parametrize("chunk_rows", [None, 1, 7, 22, 23, 100])
 @pytest.mark.parametrize("ban", [(), (V - 1,), (V - 1, 12)])
-def test_equals_the_dense_formula_with_gradients(chunk_rows: int | None, ban: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_equals_the_dense_formula_with_gradients(chunk_rows: int | None, ban: tuple[int, ...], frozen: bool) -> None:
     rows, head, targets = problem()
+    head.requires_grad_(not frozen)
+    learned = [rows] if frozen else [rows, *head.parameters()]
     keep = [i for i in range(V) if i not in ban]
     logits = head(rows)
     dense = logits[:, keep].logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
     weight = torch.linspace(1, 2, M)
-    expected = torch.autograd.grad(dense @ weight, [rows, *head.parameters()])
+    expected = torch.autograd.grad(dense @ weight, learned)
     nll = row_cross_entropy(rows, head, targets, ban, chunk_rows)
     torch.testing.assert_close(nll, dense, rtol=0, atol=1e-6)
-    for got, want in zip(torch.autograd.grad(nll @ weight, [rows, *head.parameters()]), expected, strict=True):
+    for got, want in zip(torch.autograd.grad(nll @ weight, learned), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         assert torch.equal(row_cross_entropy(rows, head, targets, ban, chunk_rows), nll)
@@ -52,6 +55,22 @@ def test_chunks_never_hold_all_logits() -> None:
     assert not [shape for shape in saved if shape[-1:] == (V,) and len(shape) > 1]  # no logits wait for the backward
     nll.sum().backward()
     assert sorted(seen) == sorted([0, *[7, 7, 7, 2] * 2])  # and are made again there
+
+
+def test_a_frozen_head_runs_once_a_chunk() -> None:
+    rows, head, targets = problem()
+    head.requires_grad_(False)
+    seen: list[int] = []
+
+    def counting(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        return head(part)
+
+    nll = row_cross_entropy(rows, counting, targets, (V - 1,), 7)
+    nll.sum().backward()
+    assert seen == [0, 7, 7, 7, 2] and rows.grad is not None  # nothing is made again
+    with pytest.raises(ValueError, match="targets hold id 12"):
+        row_cross_entropy(rows, head, torch.full((M,), V - 1), (V - 1,), 7)
 
 
 def test_no_rows_keep_their_graph() -> None:

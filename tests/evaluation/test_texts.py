@@ -97,15 +97,20 @@ def test_every_set_names_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked: list[tuple[Any, ...]] = []
 
-    def load(path: str, name: str | None, **options: Any) -> list[dict[str, str]]:
+    class Rows(list[dict[str, str]]):
+        def to_iterable_dataset(self) -> Rows:
+            return self
+
+    def load(path: str, name: str | None, **options: Any) -> Rows:
+        assert ("[" in options["split"]) != options.get("streaming", False)  # slices are not to be had by streaming
         asked.append((path, name, options["split"]))
         field = next(where.field for where in ZERO_SHOT.values() if (where.path, where.name) == (path, name))
-        return [{field: "a , b", "other": "c"}]
+        return Rows([{field: "a , b", "other": "c"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     for name in ZERO_SHOT:
         (text,) = zero_shot_texts(name)
-        assert text == ("a, b" if name not in ("ptb", "lambada", "ag_news") else "\na , b" if name == "lambada" else "a , b")
-    assert len(set(asked)) == len(ZERO_SHOT) == 8
-    with pytest.raises(ValueError, match="dataset must be one of ptb, .*, got 'c4'"):
+        assert text == ("a, b" if name not in ("openwebtext", "ptb", "lambada", "ag_news") else "\na , b" if name == "lambada" else "a , b")
+    assert len(set(asked)) == len(ZERO_SHOT) == 9
+    with pytest.raises(ValueError, match="dataset must be one of openwebtext, ptb, .*, got 'c4'"):
         next(zero_shot_texts("c4"))

@@ -168,6 +168,7 @@ PROGRAMS = {
     "beyond": b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"I0\n(I9\nt(I1\ntI00\nNtR.",
     "expanded": b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"I0\n(I999999999\nt(I0\ntI00\nNtR.",
     "cut": b"\x80\x02}q",
+    "a terabyte of bytes": b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.",
 }
 
 
@@ -178,6 +179,18 @@ def test_hostile_programs_are_refused(tmp_path: Path, program: str) -> None:
         archive.writestr("a/data/0", bytes(8))
     with pytest.raises(ValueError, match=r"a\.pt"):
         load_model(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "data/0"])
+def test_compressed_entries_are_refused_unread(tmp_path: Path, entry: str) -> None:
+    """A thousand times as large as the file, if they were unpacked."""
+    torch.save(dict(tiny().state_dict()), tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as source, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for name in source.namelist():
+            packed = zipfile.ZIP_DEFLATED if name.endswith(entry) else zipfile.ZIP_STORED
+            bomb.writestr(name, source.read(name), compress_type=packed)
+    with pytest.raises(ValueError, match=f"none of torch.save .*{entry} in it is compressed"):
+        load_model(tmp_path / "bomb.pt")
 
 
 @pytest.mark.parametrize("keep", [0, 100, 3000, -1, -40])

@@ -106,6 +106,20 @@ def test_config_of_another_size_is_refused(folder: Path) -> None:
         load_model(folder)
 
 
+def test_a_config_that_ties_what_the_file_does_not_is_refused(folder: Path) -> None:
+    values = {**json.loads((folder / "config.json").read_text()), "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"tied by it, but output_layer\.linear\.weight is not the embedding"):
+        load_model(folder)
+
+
+def test_a_config_of_millions_of_blocks_is_refused_at_once(folder: Path) -> None:
+    values = {**json.loads((folder / "config.json").read_text()), "n_blocks": 10_000_000}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="do not fit the config: n_blocks=10000000"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
 def test_truncated_weights_are_refused(folder: Path, keep: int) -> None:
     whole = (folder / "model.safetensors").read_bytes()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,11 @@ from soft_mask.diffusion import Denoiser
 from soft_mask.models import MDLM, MDLMConfig, load_model
 from soft_mask.training import SoftMaskTrainer, SoftMaskTrainingArguments, TokenBlocks
 
-UPDATES, LIMIT_S = 6, 100
+UPDATES, LIMIT_S = 6, 240
 
 
-class OwnNoise(SoftMaskTrainer):
-    """Times and masks that follow from the tokens alone, so that they do not depend on how a batch is spread."""
-
+class Mortal(SoftMaskTrainer):
     killed_at = -1
-
-    def corrupt(self, clean: Tensor, update: int | str, micro: int) -> tuple[Tensor, Tensor]:
-        t, noisy = [], []
-        for row in clean:
-            generator = torch.Generator().manual_seed(int((row * torch.arange(1, 11) ** 2).sum()))
-            t.append(0.2 + 0.7 * torch.rand((), generator=generator))
-            noisy.append(torch.where(torch.rand(10, generator=generator) < t[-1], 11, row))
-        return torch.stack(noisy), torch.stack(t)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.state.global_step == self.killed_at:
@@ -78,7 +69,7 @@ def train(folder: Path, kind: str, batch: int, killed_at: int = -1, resume: bool
     model = MDLM(config)
     torch.nn.init.normal_(model.output_layer.linear.weight, std=0.3)
     blocks = torch.randint(0, 11, (80, 10), generator=torch.Generator().manual_seed(3))
-    trainer = OwnNoise(Denoiser(model, SoftMask(SoftMaskConfig.for_short_runs(11))), args, TokenBlocks(blocks))
+    trainer = Mortal(Denoiser(model, SoftMask(SoftMaskConfig.for_short_runs(11))), args, TokenBlocks(blocks))
     trainer.killed_at = killed_at
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
@@ -93,8 +84,8 @@ def train(folder: Path, kind: str, batch: int, killed_at: int = -1, resume: bool
         torch.distributed.destroy_process_group()
 
 
-def launch(ranks: int, *arguments: Any) -> list[int]:
-    """Exit codes of ``ranks`` processes of this file; all are ended when one has died or time is up."""
+def launch(ranks: int, *arguments: Any, file: str = __file__) -> list[int]:
+    """Exit codes of ``ranks`` processes of a file, this one; all are ended when one has died or time is up."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -108,10 +99,15 @@ def launch(ranks: int, *arguments: Any) -> list[int]:
     for rank in range(ranks):
         env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        command = [sys.executable, __file__, *map(str, arguments)]
+        command = [sys.executable, file, *map(str, arguments)]
         running.append(subprocess.Popen(command, env=env if ranks > 1 else common, stdout=subprocess.DEVNULL))
     try:
-        return [process.wait(LIMIT_S) for process in running]
+        end = time.monotonic() + LIMIT_S
+        while time.monotonic() < end and any(process.poll() is None for process in running):
+            if any(process.poll() for process in running):  # the others wait for it, for as long as the backend lets them
+                end = min(end, time.monotonic() + 5)
+            time.sleep(0.1)
+        return [process.poll() if process.poll() is not None else -signal.SIGKILL for process in running]
     finally:
         for process in running:
             process.kill()

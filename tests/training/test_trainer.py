@@ -69,29 +69,65 @@ class OwnNoise(SoftMaskTrainer):
         return torch.stack(noisy), torch.stack(t)
 
 
+class Watching:
+    """Mixed into a trainer: keeps the gradients of every update as they were before clipping."""
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        self.seen = [*getattr(self, "seen", []), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}]
+        return super()._clip_grad_norm(model)  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("cut", [(8, 2, 4), (7, 3, 3)], ids=["4 x 2 is 8", "3 + 3 + 1 is 7"])
 @pytest.mark.parametrize("p_sm", [0.0, 1.0])
 def test_accumulated_micro_batches_are_one_batch(tmp_path: Path, cut: tuple[int, int, int], p_sm: float) -> None:
     whole, part, times = cut
+    kind = type("Watched", (Watching, SoftMaskTrainer if whole == 8 else OwnNoise), {})  # 3 x 3 asks for 9: other times than 7
     found = []
     for batch, accumulate in ((whole, 1), (part, times)):
         denoiser = make_denoiser()
         trainer = make_trainer(
-            tmp_path, denoiser, make_blocks(whole), kind=OwnNoise, p_sm=p_sm, max_steps=2, optim="sgd",
+            tmp_path, denoiser, make_blocks(whole), kind=kind, p_sm=p_sm, max_steps=2, optim="sgd",
             per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, learning_rate=0.5,
             omega_learning_rate=0.5,
         )  # fmt: skip
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        found.append((losses, {name: p.detach().clone() for name, p in denoiser.named_parameters()}))
-    (losses, one), (losses_cut, many) = found
+        found.append((losses, trainer.seen[0], {name: p.detach().clone() for name, p in denoiser.named_parameters()}))
+    (losses, gradients, one), (losses_cut, gradients_cut, many) = found
+    assert losses_cut[0] == pytest.approx(losses[0], rel=0, abs=1e-6)
     assert losses_cut == pytest.approx(losses, rel=1e-5)
+    assert gradients.keys() == gradients_cut.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_cut[name], gradient, rtol=0, atol=1e-6, msg=name)
     start = dict(make_denoiser().named_parameters())
     moved = 0.0
     for name in one:
         torch.testing.assert_close(many[name], one[name], rtol=1e-4, atol=2e-6, msg=name)
         moved = max(moved, float((one[name] - start[name].detach()).abs().max()))
     assert moved > 1e-2  # a wrong factor would have shown
+
+
+def test_omega_is_clipped_along_with_the_model_on_request(tmp_path: Path) -> None:
+    norms = {}
+    for along in (False, True):
+        denoiser = make_denoiser()
+
+        class After(SoftMaskTrainer):
+            def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+                before = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+                said = super()._clip_grad_norm(model)
+                after = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+                self.norms = (float(before), float(said), float(after), float(torch.stack([p.grad for p in self.omega]).norm()))
+                return said
+
+        trainer = make_trainer(
+            tmp_path, denoiser, make_blocks(8), kind=After, p_sm=1.0, max_steps=1, max_grad_norm=1e-3, clip_omega=along
+        )
+        trainer.train()
+        norms[along] = trainer.norms
+    (whole, model_norm, _, omega), (whole_again, said, after, omega_clipped) = norms[False], norms[True]
+    assert whole == pytest.approx(whole_again) == pytest.approx(said) and model_norm < whole
+    assert after == pytest.approx(1e-3, rel=1e-3) and omega_clipped == pytest.approx(omega * 1e-3 / whole, rel=1e-3)
 
 
 def test_the_coin_follows_from_counters_and_is_the_same_on_every_rank(tmp_path: Path) -> None:
@@ -103,6 +139,7 @@ def test_the_coin_follows_from_counters_and_is_the_same_on_every_rank(tmp_path: 
     again, t_again = trainer.corrupt(clean, 5, 1)
     assert torch.equal(noisy, again) and torch.equal(t, t_again)
     assert not torch.equal(noisy, trainer.corrupt(clean, 5, 2)[0])
+    assert not torch.equal(noisy, trainer.corrupt(clean, 6, 1)[0])
     type(trainer.args).process_index = property(lambda self: 1)  # another rank
     try:
         assert tosses == [trainer.is_soft(update, micro) for update in range(500) for micro in range(4)]
@@ -111,6 +148,29 @@ def test_the_coin_follows_from_counters_and_is_the_same_on_every_rank(tmp_path: 
         del type(trainer.args).process_index
     assert ((noisy == clean) | (noisy == VOCAB - 1)).all() and (noisy == VOCAB - 1).any()
     assert t.min() >= 1e-3 and t.max() <= 1.0
+
+
+def test_the_noise_does_not_depend_on_how_an_update_is_cut(tmp_path: Path) -> None:
+    clean = torch.zeros(64, LENGTH, dtype=torch.int64)
+    whole = make_trainer(tmp_path, make_denoiser(), make_blocks(8), per_device_train_batch_size=64)
+    noisy, t = whole.corrupt(clean, 3, 0)
+    u = (t.sort().values - 1e-3) / (1 - 1e-3) * 64
+    assert torch.equal((u + 1e-4).floor().clamp(max=63), torch.arange(64.0))  # one time in each 64th: antithetic
+    assert not torch.equal(t, t.sort().values)
+    cut = make_trainer(
+        tmp_path, make_denoiser(), make_blocks(8), per_device_train_batch_size=16, gradient_accumulation_steps=4,
+        per_device_eval_batch_size=5,
+    )  # fmt: skip
+    for micro in range(4):
+        part = slice(16 * micro, 16 * micro + 16)
+        for mine, expected in zip(cut.corrupt(clean[part], 3, micro), (noisy[part], t[part]), strict=True):
+            assert torch.equal(mine, expected)
+    whole.args.per_device_eval_batch_size = 64
+    held, times = whole.corrupt(clean, "evaluation", 0)
+    parts = [cut.corrupt(clean[5 * i : 5 * i + 5], "evaluation", i) for i in range(12)]
+    assert torch.equal(torch.cat([part[0] for part in parts]), held[:60])
+    assert torch.equal(torch.cat([part[1] for part in parts]), times[:60])
+    assert (times.sort().values - torch.linspace(0, 1, 64)).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("p_sm", [0.0, 1.0])

@@ -41,7 +41,7 @@ def demo(
     """
     from rich.console import Console
 
-    from .run import DemoError
+    from ..jobs import JobError
 
     console = Console()
     if not console.is_terminal:
@@ -52,7 +52,7 @@ def demo(
     except ValueError as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(2) from None
-    except DemoError as error:
+    except JobError as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -77,9 +77,10 @@ def _demo(
     scale: float | None,
     fresh: bool,
 ) -> bool:
+    from ..jobs import run_jobs, usable_cpus
     from . import settings
     from .report import favours, print_report
-    from .run import Job, run_jobs, usable_cpus
+    from .run import Job
     from .screen import make_screen
     from .summary import checks, summarise
     from .text import TextLanguage, load_text

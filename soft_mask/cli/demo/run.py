@@ -1,24 +1,15 @@
-"""Jobs side by side as processes of one thread each; finished ones are kept, so that a stopped demo goes on."""
+"""The demo's jobs: one act and one seed each."""
 
 from __future__ import annotations
 
 import json
-import os
-import queue
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from ..jobs import spawn
 from .settings import Act, settings_hash
-
-
-class DemoError(Exception):
-    """Something the user should read; the command prints it and ends with code 1."""
 
 
 @dataclass(frozen=True)
@@ -63,96 +54,4 @@ class Job:
             "hash": self.hash,
         }
         job_file.write_text(json.dumps(job, indent=1), encoding="utf-8")
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        with self.log_file.open("w", encoding="utf-8") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "soft_mask.cli.demo.branches", str(job_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                env={**os.environ, **one_thread, "TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children in order
-            )
-
-
-class Screen(Protocol):
-    def event(self, job: Job, event: dict[str, Any]) -> None: ...
-    def tick(self) -> None: ...
-
-
-def usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return max(len(os.sched_getaffinity(0)), 1)
-    return os.cpu_count() or 1
-
-
-def run_jobs(jobs: list[Job], workers: int, screen: Screen) -> list[dict[str, Any]]:
-    """Results in the order of ``jobs``. On any way out, no child is left running.
-
-    Raises :class:`DemoError` when a job fails, with the end of its log.
-    """
-    results: dict[str, dict[str, Any]] = {}
-    for job in jobs:
-        kept = job.finished()
-        if kept is not None:
-            results[job.name] = kept
-            screen.event(job, {"kept": True, "frames": kept.get("trace")})
-    waiting = [job for job in jobs if job.name not in results]
-    events: queue.Queue[tuple[Job, dict[str, Any] | None]] = queue.Queue()
-    with _children() as running:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.pop(0)
-                running[job.name] = job.start()
-                threading.Thread(target=_read, args=(job, running[job.name], events), daemon=True).start()
-            try:
-                job, event = events.get(timeout=0.1)
-            except queue.Empty:
-                screen.tick()
-                continue
-            if event is not None:
-                screen.event(job, event)
-                continue
-            code = running.pop(job.name).wait()
-            result = job.finished()
-            if code != 0 or result is None:
-                raise DemoError(f"{job.name} stopped with code {code}.\n{_tail(job.log_file)}\nIts log: {job.log_file}")
-            results[job.name] = result
-            screen.event(job, {"finished": True})
-    return [results[job.name] for job in jobs]
-
-
-@contextmanager
-def _children() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    running: dict[str, subprocess.Popen[str]] = {}
-    try:
-        yield running
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _read(job: Job, process: subprocess.Popen[str], events: queue.Queue[tuple[Job, dict[str, Any] | None]]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        events.put((job, event))
-    events.put((job, None))
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    try:
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""
+        return spawn("soft_mask.cli.demo.branches", job_file, self.log_file)
