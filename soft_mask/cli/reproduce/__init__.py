@@ -74,7 +74,7 @@ def reproduce(
         console.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted. What is finished is kept in {out}: the same command goes on from there.")
+        console.print(f"\nInterrupted. What is finished is kept in {out}: the same command goes on from there.", soft_wrap=True)
         raise typer.Exit(130) from None
 
 
