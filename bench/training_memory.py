@@ -24,7 +24,7 @@ from soft_mask import Dream, DreamConfig, SoftMask, SoftMaskConfig
 from soft_mask.diffusion import Denoiser
 from soft_mask.models.adapters import add_adapter
 
-WIDTH, LAYERS, K, TIME, PROMPT = 64, 2, 1, 0.5, 64
+WIDTH, LAYERS, K, TIME, PROMPT = 16, 2, 1, 0.5, 64
 
 
 def reference_step(model: Dream, gate: SoftMask, clean: Tensor, noisy: Tensor, t: float) -> Tensor:

@@ -27,6 +27,6 @@ def train(
         from ..training.run import run_recipe
 
         run_recipe(settings, resume=not fresh)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -73,10 +73,10 @@ class InstructionSource:
         """
         where = self.file or self.hub
         if self.messages is None:
-            texts = [row.get(str(self.prompt)), row.get(str(self.response))]
-            if not all(isinstance(text, str) for text in texts):
+            asked, said = row.get(str(self.prompt)), row.get(str(self.response))
+            if not (isinstance(asked, str) and isinstance(said, str)):
                 raise ValueError(f"{where}: a row's fields {self.prompt!r} and {self.response!r} must be texts")
-            found = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
+            found = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         else:
             said = row.get(self.messages)
             if not isinstance(said, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in said):

@@ -61,13 +61,14 @@ class PackedBlocks(Dataset[dict[str, Tensor]]):
     For a file of others' making, say both.
 
     Args:
-        length: L. dtype: "uint16" or "uint32".
+        length: L. dtype: "uint16" or "uint32". vocab_size: ids at or above it are an error when a block that has one is
+            read (a file may be too long to be searched beforehand).
 
     Raises:
         ValueError: the file is not there, is cut off, or its header says otherwise.
     """
 
-    def __init__(self, path: Path, length: int | None = None, dtype: str | None = None) -> None:
+    def __init__(self, path: Path, length: int | None = None, dtype: str | None = None, vocab_size: int | None = None) -> None:
         header: dict[str, Any] = {}
         if header_path(path).is_file():
             try:
@@ -90,14 +91,19 @@ class PackedBlocks(Dataset[dict[str, Tensor]]):
         count = header.get("blocks", size // row)
         if count < 1 or size < count * row or (header and size != count * row):
             raise ValueError(f"{path} is cut off or not of this kind: {size} bytes, expected {count} blocks of {row} bytes")
-        self.path, self.length = path, length
+        self.path, self.length, self.vocab_size = path, length, vocab_size
         self.ids = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r", shape=(count, length))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": torch.from_numpy(self.ids[index].astype(np.int64))}
+        return {"input_ids": self._checked(self.ids[index])}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return {"input_ids": torch.from_numpy(self.ids[np.asarray(indices)].astype(np.int64))}
+        return {"input_ids": self._checked(self.ids[np.asarray(indices)])}
+
+    def _checked(self, ids: Any) -> Tensor:
+        if self.vocab_size is not None and ids.max() >= self.vocab_size:
+            raise ValueError(f"{self.path} holds id {ids.max()}, outside the model's vocabulary of {self.vocab_size}")
+        return torch.from_numpy(ids.astype(np.int64))

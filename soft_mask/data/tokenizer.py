@@ -10,15 +10,18 @@ __all__ = ["ByteTokenizer", "load_tokenizer"]
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as tokens 0 .. 255, and 256 as BOS and EOS; 257 is left for the mask."""
+    """UTF-8 bytes as tokens 0 .. 255, and 256 as BOS and EOS; 257, the padding, is left for the mask."""
 
     bos_token_id = eos_token_id = 256
+    pad_token_id = 257
     all_special_ids = [256]
 
     def __len__(self) -> int:
         return 257
 
-    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+    def __call__(self, texts: str | list[str], **_: Any) -> dict[str, Any]:
+        if isinstance(texts, str):
+            return {"input_ids": list(texts.encode())}
         return {"input_ids": [list(text.encode()) for text in texts]}
 
     def batch_decode(self, rows: list[list[int]], **_: Any) -> list[str]:

@@ -144,6 +144,18 @@ class HostedModel(nn.Module):
         embeds = nn.functional.embedding(input_ids, self.embedding)
         return self.head(self.hidden(embeds, attention_mask, position_ids))
 
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # model.to(bfloat16) would round the rotary frequencies, and thousands of tokens on every angle would be wrong: they
+        # are moved, never narrowed.
+        frequencies = {name: buffer for name, buffer in self.named_buffers() if name.endswith("inv_freq")}
+        super()._apply(fn, recurse)
+        for name, before in frequencies.items():
+            path, _, own = name.rpartition(".")
+            module = self.get_submodule(path)
+            if module._buffers[own].dtype != before.dtype:
+                module._buffers[own] = before.to(module._buffers[own].device)
+        return self
+
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Recompute layers in backward, non-reentrantly unless told otherwise."""
         options.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from soft_mask.data.tokenizer import load_tokenizer
+from soft_mask.data.tokenizer import ByteTokenizer, load_tokenizer
 
 __all__ = ["agreed_mask_id", "dream_tokenizer", "load_tokenizer", "mdlm_tokenizer", "model_tokenizer"]
 
@@ -20,12 +20,13 @@ MASK_NAMES = ("<|mask|>", "<|mdm_mask|>")  # Dream's, LLaDA's
 def mdlm_tokenizer(path_or_hub_id: str | os.PathLike[str], mask_token_id: int) -> Any:
     """A tokenizer in which ``[PAD]`` is the mask token: id 50257 after GPT-2's 50,257.
 
-    A mask that is left over is decoded as ``[PAD]``. BOS and EOS are GPT-2's ``<|endoftext|>``.
+    A mask that is left over is decoded as ``[PAD]``. BOS and EOS are GPT-2's ``<|endoftext|>``. "bytes" is
+    ``soft_mask.data.ByteTokenizer``, as in recipes.
 
     Raises:
         ValueError: the tokenizer's next free id is not the model's mask: it is not the tokenizer of this model.
     """
-    tokenizer = load_tokenizer(path_or_hub_id)
+    tokenizer: Any = ByteTokenizer() if path_or_hub_id == "bytes" else load_tokenizer(path_or_hub_id)
     if tokenizer.pad_token_id != mask_token_id:
         before = len(tokenizer)
         if before == mask_token_id:

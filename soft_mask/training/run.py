@@ -68,6 +68,9 @@ def build_trainer(recipe: Recipe) -> SoftMaskTrainer:
         ValueError: the batch is no multiple of ``micro_batch`` x ranks, the tokenizer is not the model's, and what
             reading the model and the data raises.
     """
+    for name, folder in (("output", recipe.output), ("data.cache", recipe.data.cache)):
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise ValueError(f"{name}: {folder} is a file; a folder to write into was expected")
     args = training_arguments(recipe)  # first: it starts the process group
     torch.manual_seed(recipe.training.seed)
     model = make_model(recipe)
@@ -167,8 +170,10 @@ def make_data(data: DataSettings, model: nn.Module, args: Any) -> tuple[Dataset[
     vocab_size: int = model.vocab_size  # type: ignore[assignment]
     if data.tokens is not None:
         length = data.length if data.token_type else None
-        train: Dataset[Any] = PackedBlocks(Path(data.tokens), length, data.token_type)
-        held_out: Any = data.validation_tokens and PackedBlocks(Path(data.validation_tokens), length, data.token_type)
+        train: Dataset[Any] = PackedBlocks(Path(data.tokens), length, data.token_type, vocab_size)
+        held_out: Any = data.validation_tokens
+        if held_out:
+            held_out = PackedBlocks(Path(held_out), length, data.token_type, vocab_size)
     else:
         tokenizer = ByteTokenizer() if data.tokenizer == "bytes" else load_tokenizer(data.tokenizer)
         if len(tokenizer) > vocab_size:

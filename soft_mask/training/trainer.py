@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from soft_mask.data import StreamedBlocks
-from soft_mask.diffusion import Denoiser, count_weight
+from soft_mask.diffusion import Denoiser, Objective, count_weight
 
 from .arguments import SoftMaskTrainingArguments
 from .blocks import block_class
@@ -67,6 +67,7 @@ class SoftMaskTrainer(Trainer):
 
     args: SoftMaskTrainingArguments
     model: Any  # a Denoiser; under FSDP what wraps it
+    objective: Objective
     optimizer: Any  # a torch optimizer, as accelerate prepared it
 
     def __init__(
@@ -147,7 +148,9 @@ class SoftMaskTrainer(Trainer):
             self._load_rng_state(self.resumed_from)
             self._reload_random_state = False
         self._tokens += sum(batch["input_ids"].numel() for batch in batches)
-        weight: Any = sum(count_weight(self.objective, batch["input_ids"], batch.get("answer")) for batch in batches)
+        weight: Any = 0
+        for batch in batches:
+            weight = weight + count_weight(self.objective, batch["input_ids"], batch.get("answer"))
         if self.objective.weighed_by == "answers" and self.args.world_size > 1:  # not as many on every rank
             weight = torch.as_tensor(weight, device=self.args.device)
             weight = self.accelerator.reduce(weight, "sum") / self.args.world_size

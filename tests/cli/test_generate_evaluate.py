@@ -109,3 +109,60 @@ def test_evaluate(checkpoint: str, data_dir: Path, tmp_path: Path) -> None:
     assert judged["settings"]["drop_last"] is True and judged["settings"]["count_all"] is False
     assert judged["settings"]["dtype"] == "float32" and judged["environment"]["torch"]
     assert "nothing to measure" in call("evaluate", checkpoint, code=2)
+
+
+@pytest.fixture(scope="module")
+def dream(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> str:
+    from soft_mask import Dream, DreamConfig
+    from soft_mask.models.tokenizer import dream_tokenizer
+
+    folder = tmp_path_factory.mktemp("dream")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Dream(DreamConfig(vocab_size=151_672, num_key_value_heads=1, max_position_embeddings=64, **sizes))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.5, generator=generator)
+    model.save_pretrained(folder)
+    dream_tokenizer(data_dir / "qwen2.5").save_pretrained(folder)
+    fields = {"transparency_scale": 0.5, "transparency_centre": -3.0, "transparency_steepness": 5.0, "mixinputs_k": 1}
+    (folder / "transparency_config.json").write_text(json.dumps({"transparency_alg": "mixinputs_with_topk", **fields}))
+    return str(folder)
+
+
+def test_generate_with_dream(dream: str, tmp_path: Path) -> None:
+    common = ("generate", "--prompt", "Hi", "--max-new-tokens", 6, "--out", tmp_path / "a.jsonl")
+    call(*common, "--model", dream)
+    (row,) = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    settings = row["settings"]
+    assert settings["chat"] and settings["alg"] == "entropy" and settings["steps"] == 6 and row["nfe"] == 6
+    assert settings["soft_mask"]["scale"] == pytest.approx(0.5) and settings["soft_mask"]["k"] == 1
+    assert row["ids"][-9:-6] == [151644, 77091, 198] and "im_start" not in row["text"]  # <|im_start|>assistant
+    call(*common, dream, "--no-chat", "--steps", 3, "--binary", "--alg", "maskgit_plus", "--temperature", 0.5, "--top-k", 5)
+    (row,) = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len(row["ids"]) == 7 and row["text"].startswith("Hi") and row["settings"]["soft_mask"] is None
+    filled = call("generate", dream, "--infill", "A<|mask|><|mask|> sat", "--scale", 0, "--schedule", "linear")
+    assert filled.rstrip().endswith(" sat") and "<|mask|>" not in filled
+    assert "has no gap: write <|mask|>" in call("generate", dream, "--infill", "none", code=2)
+    assert "a model must be named" in call("generate", code=2)
+    assert "the model is named twice" in call("generate", dream, "--model", "other", code=2)
+    assert "longest is 64" in call("generate", dream, "--prompt", "a", "--max-new-tokens", 64, code=2)
+    assert "alg must be one of" in call("generate", dream, "--prompt", "a", "--alg", "beam", code=2)
+
+
+def test_what_the_terminal_shows(dream: str) -> None:
+    from rich.console import Console
+
+    from soft_mask.cli.models import GateOptions, load
+    from soft_mask.cli.prompts import start_of
+    from soft_mask.cli.screen import Screen
+    from soft_mask.sampling import StepInfo
+
+    loaded = load(dream, None, "cpu", None, GateOptions())
+    start = start_of(loaded, "Hi", "", "", None, None, 4)
+    ids = start.ids.clone()
+    ids[-4], ids[-2] = 9707, 151_645  # "Hello", and the end of the turn
+    info = StepInfo(2, 4, 0.5, ids[None], 2, 1, None)
+    console = Console(width=100, record=True)
+    console.print(Screen(loaded, start, 1, 4, False).frame(info))
+    shown = console.export_text()
+    assert "step 2 of 4" in shown and "2 masks left" in shown and "Hello\u2591" in shown and "user" not in shown

@@ -78,6 +78,10 @@ def test_packed_files_that_are_wrong(tmp_path: Path) -> None:
     pack(path, [[1, 2, 3]] * 4, 3, 258)
     with pytest.raises(ValueError, match="packed with length 3, not 4"):
         PackedBlocks(path, length=4)
+    narrow = PackedBlocks(path, vocab_size=3)
+    for read in (lambda: narrow[0], lambda: narrow.__getitems__([1, 2])):
+        with pytest.raises(ValueError, match="holds id 3, outside the model's vocabulary of 3"):
+            read()
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is cut off"):
         PackedBlocks(path)

@@ -110,7 +110,9 @@ def test_every_set_names_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load)
     for name in ZERO_SHOT:
         (text,) = zero_shot_texts(name)
-        assert text == ("a, b" if name not in ("openwebtext", "ptb", "lambada", "ag_news") else "\na , b" if name == "lambada" else "a , b")
+        assert text == (
+            "a, b" if name not in ("openwebtext", "ptb", "lambada", "ag_news") else "\na , b" if name == "lambada" else "a , b"
+        )
     assert len(set(asked)) == len(ZERO_SHOT) == 9
     with pytest.raises(ValueError, match="dataset must be one of openwebtext, ptb, .*, got 'c4'"):
         next(zero_shot_texts("c4"))

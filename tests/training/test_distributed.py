@@ -24,7 +24,7 @@ from soft_mask.diffusion import Denoiser
 from soft_mask.models import MDLM, MDLMConfig, load_model
 from soft_mask.training import SoftMaskTrainer, SoftMaskTrainingArguments, TokenBlocks
 
-UPDATES, LIMIT_S = 6, 240
+UPDATES, LIMIT_S = 6, 400
 
 
 class Mortal(SoftMaskTrainer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,13 +26,13 @@ from soft_mask import SoftMask, SoftMaskConfig, generate
 from soft_mask.cli.main import app
 from soft_mask.data import Encoded, InstructionCollator, InstructionRows
 from soft_mask.diffusion import Denoiser
-from soft_mask.models import Dream, load_model, load_soft_mask
+from soft_mask.models import Dream, DreamConfig, load_model, load_soft_mask
 from soft_mask.models.adapters import AdapterSettings, add_adapter, load_adapter
 from soft_mask.training import SoftMaskTrainer, SoftMaskTrainingArguments
 from soft_mask.training.checkpoints import last_complete_checkpoint
 from soft_mask.training.recipe import read_recipe
 from soft_mask.training.run import run_recipe
-from tests.dream_cases import MASK, PAD, batch, fill_adapter, reference, tiny_dream
+from tests.dream_cases import MASK, PAD, SIZES, batch, fill_adapter, reference, tiny_dream
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -257,7 +258,8 @@ def test_the_papers_settings() -> None:
         assert (adapter.r, adapter.alpha, adapter.dropout, adapter.dora) == (16, 16, 0.0, True)
         assert adapter.targets == ["q_proj", "k_proj", "v_proj", "o_proj"]
         assert (t.learning_rate, t.schedule, t.warmup_ratio, t.omega_learning_rate) == (1e-5, "cosine", 0.03, 1e-2)
-        assert (t.batch, t.micro_batch, t.clip, t.weight_decay, t.epochs, t.updates) == (8, 1, 7.0, 0.0, 1.0, None)
+        assert (t.batch, t.micro_batch, t.clip, t.clip_omega, t.weight_decay) == (8, 1, 7.0, True, 0.0)
+        assert (t.epochs, t.updates) == (1.0, None)
         assert (t.loss, t.p_sm, t.min_time, t.max_time, t.bf16, t.gradient_checkpointing) == (
             "dream",
             0.5,
@@ -355,6 +357,24 @@ def test_full_fine_tuning_and_binary_by_recipe(tmp_path: Path, letters_for_dream
     assert trainer.model.soft_mask is None and all(p.requires_grad for p in trainer.model.parameters())
     assert (tmp_path / "run" / "tokenizer.json").is_file()
     assert (tmp_path / "run" / "model.safetensors").is_file() and load_soft_mask(tmp_path / "run") is None
+
+
+@pytest.mark.thorough
+def test_mbpp_at_dreams_vocabulary_in_the_real_layout(tmp_path: Path, data_dir: Path) -> None:
+    """Shards, V = 152,064, Qwen2.5's tokenizer files, real problems and solutions, by the command."""
+    base = tmp_path / "base"
+    sizes = {"vocab_size": 152_064, "hidden_size": 16, "mask_token_id": 151_666, "max_position_embeddings": 1024}
+    ends = {"pad_token_id": 151_643, "bos_token_id": 151_643, "eos_token_id": 151_643}
+    Dream(DreamConfig(**{**SIZES, **sizes, **ends})).save_pretrained(base, max_shard_size="6MB")
+    assert (base / "model.safetensors.index.json").is_file()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(data_dir / "qwen2.5" / name, base)
+    source = f"[{{file: {data_dir / 'mbpp' / 'mbpp.jsonl'}, prompt: text, response: code}}]"
+    changes = short(tmp_path, f"model.load={base}", f"instructions.sources={source}", "instructions.rows=40")
+    changes += ["training.bf16=false", "model.dtype=float32", "training.gradient_checkpointing=false"]
+    result = CliRunner().invoke(app, ["train", str(RECIPES / "dream-mix.yaml"), *changes])
+    assert result.exit_code == 0 and "974 rows, of these 46 taken" in result.output, result.output
+    assert isinstance(load_model(tmp_path / "run"), Dream)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def test_the_papers_settings(name: str, updates: int) -> None:
     assert (t.learning_rate, t.omega_learning_rate, t.p_sm, gate.k) == (3e-4, 1e-2, 0.8, 3)
     assert (t.ema, t.clip, t.weight_decay, t.warmup_updates, t.schedule) == (0.9999, 1.0, 0.0, 2500, "constant_with_warmup")
     assert (gate.scale, gate.steepness, gate.centre) == (0.0, 6.66, -0.75)
+    assert t.clip_omega and not soft.model.average  # as the reference clips, and from the raw weights of a .ckpt
     twin, half = (read_recipe(RECIPES / f"mdlm-owt-{name}-{kind}.yaml").to_dict() for kind in ("binary", "equal-compute"))
     whole = soft.to_dict()
     assert {key for key in whole if twin[key] != whole[key]} == {"about", "output", "soft_mask"} and twin["soft_mask"] is None
@@ -108,6 +109,8 @@ def test_the_command_trains_logs_and_goes_on(tmp_path: Path) -> None:
     assert list(run.glob("runs/*/events*")) or list(run.glob("**/events.out.tfevents*"))
     assert load_model(run / "ema").config.hidden_dim == 16 and SoftMask.from_pretrained(run).config.ban == (257,)
     assert CliRunner().invoke(app, ["train", recipe, *changes, "--fresh"]).exit_code == 2
+    said = CliRunner().invoke(app, ["generate", str(run), "--tokenizer", "bytes", "--prompt", "a text", "--steps", "2"])
+    assert said.exit_code == 0 and said.output.startswith("a text"), said.output
     longer = CliRunner().invoke(app, ["train", recipe, *changes, "training.updates=8"])
     assert longer.exit_code == 0 and "update 7/8" in longer.output and "update 6/8" not in longer.output
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -138,6 +141,19 @@ def test_omega_alone_moves_on_a_frozen_backbone(tmp_path: Path) -> None:
     trainer.train()
     moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved and all(name.startswith("soft_mask.") for name in moved)
+
+
+def test_files_where_folders_are_wanted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for name in ("output", "data.cache"):
+        changes = [*short(tmp_path), f"{name}={tmp_path / 'file'}"]
+        result = CliRunner().invoke(app, ["train", str(RECIPES / "tiny.yaml"), *changes])
+        assert result.exit_code == 2 and f"{name}: {tmp_path / 'file'} is a file" in result.output.replace("\n", ""), (
+            result.output
+        )
+    changes = [*short(tmp_path), f"output={tmp_path / 'file' / 'below'}"]
+    assert CliRunner().invoke(app, ["train", str(RECIPES / "tiny.yaml"), *changes]).exit_code == 2
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_batches_and_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
