@@ -8,6 +8,8 @@ BUILT_FROM := pyproject.toml setup.py CMakeLists.txt soft_mask/_version.py $(wil
 # In .venv the CUDA kernels are for the GPU at hand, or for one architecture that is not: pip install . compiles for all.
 NATIVE_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd ';')
 export TORCH_CUDA_ARCH_LIST ?= $(or $(NATIVE_ARCH),9.0)
+# a process a core, each taking from the others what is left
+PARALLEL := -n auto --dist worksteal
 
 .PHONY: help demo test test-all lint bench gpu-report install clean
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ demo: $(VENV)/.installed ## see soft masking at work (ARGS=--quick: under a minu
 	@$(BIN)/soft-mask demo $(ARGS)
 
 test: $(VENV)/.developed ## run the tests, on the compiled operators (ARGS="-k info")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(VENV)/.developed ## the same, the operators' tests on all emulated CUDA kernels, and a wheel for all architectures
-	@$(BIN)/python -m pytest --all $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) --all $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(BIN)/ruff check .
