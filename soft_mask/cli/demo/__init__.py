@@ -56,8 +56,8 @@ def demo(
         console.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        text = f"\nInterrupted. Finished parts are kept in {out / 'parts'}: the same command goes on from there."
-        console.print(text, soft_wrap=True)
+        said = f"\nInterrupted. Finished parts are kept in {out / 'parts'}: the same command goes on from there."
+        console.print(said, soft_wrap=True)
         raise typer.Exit(130) from None
     raise typer.Exit(0 if holds else 1)
 
