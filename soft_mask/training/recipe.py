@@ -100,9 +100,9 @@ class TrainingSettings:
     drawn in [``min_time``, ``max_time``]. ``keep_best``: save at the end what evaluated best.
     """
 
-    loss: str = "mdlm"
     updates: int | None = 1000
     epochs: float = 1.0
+    loss: str = "mdlm"
     batch: int = 512
     micro_batch: int = 32
     learning_rate: float = 3e-4

@@ -68,7 +68,7 @@ def test_the_papers_settings(name: str, updates: int) -> None:
         ("training.evaluate_every=5", "data names no validation_split"),
         ("training.seed", "expected name=value"),
         ("training={", "is not YAML"),
-        ("data=null", "data: expected a mapping"),
+        ("data=null", "recipe: give either data or instructions"),
     ],
 )
 def test_faults_are_named(override: str, words: str) -> None:
