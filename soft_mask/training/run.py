@@ -68,7 +68,11 @@ def build_trainer(recipe: Recipe) -> SoftMaskTrainer:
         ValueError: the batch is no multiple of ``micro_batch`` x ranks, the tokenizer is not the model's, and what
             reading the model and the data raises.
     """
-    for name, folder in (("output", recipe.output), ("data.cache", recipe.data.cache)):
+    folders = {"output": recipe.output}
+    for name, source in (("data", recipe.data), ("instructions", recipe.instructions)):
+        if source is not None:
+            folders[f"{name}.cache"] = source.cache
+    for name, folder in folders.items():
         if Path(folder).exists() and not Path(folder).is_dir():
             raise ValueError(f"{name}: {folder} is a file; a folder to write into was expected")
     args = training_arguments(recipe)  # first: it starts the process group

@@ -146,7 +146,7 @@ def test_generate_with_dream(dream: str, tmp_path: Path) -> None:
     assert "a model must be named" in call("generate", code=2)
     assert "the model is named twice" in call("generate", dream, "--model", "other", code=2)
     assert "longest is 64" in call("generate", dream, "--prompt", "a", "--max-new-tokens", 64, code=2)
-    assert "alg must be one of" in call("generate", dream, "--prompt", "a", "--alg", "beam", code=2)
+    assert "alg must be one of" in call("generate", dream, "--infill", "<|mask|>", "--alg", "beam", code=2)
 
 
 def test_what_the_terminal_shows(dream: str) -> None:

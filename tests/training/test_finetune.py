@@ -350,6 +350,12 @@ def test_the_command_fine_tunes_logs_and_goes_on(tmp_path: Path, letters_for_dre
     assert "60 rows" not in more.output  # tokenised once
 
 
+def test_a_file_where_the_cache_should_be(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(ValueError, match="instructions.cache: .* is a file"):
+        run_recipe(read_recipe(RECIPES / "dream-mix.yaml", short(tmp_path)))
+
+
 def test_full_fine_tuning_and_binary_by_recipe(tmp_path: Path, letters_for_dream: None) -> None:
     changes = short(tmp_path, "adapter=null", "model.dtype=float32", "training.evaluate_first=false", "training.updates=2")
     changes = [change for change in changes if not change.startswith("soft_mask")]
