@@ -151,9 +151,9 @@ class HostedModel(nn.Module):
         super()._apply(fn, recurse)
         for name, before in frequencies.items():
             path, _, own = name.rpartition(".")
-            module = self.get_submodule(path)
-            if module._buffers[own].dtype != before.dtype:
-                module._buffers[own] = before.to(module._buffers[own].device)
+            moved = self.get_buffer(name)
+            if moved.dtype != before.dtype:
+                self.get_submodule(path)._buffers[own] = before.to(moved.device)
         return self
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
