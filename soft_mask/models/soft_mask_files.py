@@ -50,8 +50,10 @@ def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | Non
             shift=shift,
             schedule=values.get("transparency_scheduling", "none"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where!r}: {error!r}") from None
+    except KeyError as error:
+        raise ValueError(f"{where!r} has no {error.args[0]}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where!r}: {error}") from None
     return fixed_gate(config)
 
 

@@ -257,7 +257,7 @@ def test_a_transparency_of_scale_zero_is_exactly_off(tmp_path: Path) -> None:
         ("{", "is not valid JSON"),
         ("{}", "no transparency_alg"),
         ('{"transparency_alg": "mixinputs_with_temp"}', "'mixinputs_with_temp' is not supported"),
-        ('{"transparency_alg": "mixinputs_with_topk"}', "transparency_scale"),
+        ('{"transparency_alg": "mixinputs_with_topk", "mixinputs_k": 3}', "has no transparency_scale"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=words):

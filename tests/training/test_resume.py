@@ -32,10 +32,11 @@ class Killed(SoftMaskTrainer):
     def _at(self, place: str) -> bool:
         return self.kill == f"{place} {self.state.global_step}"
 
-    def _write(self, folder: Path, gathered: Any) -> None:
-        super()._write(folder, gathered)
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
         if self._at("weights"):
-            die_over(folder / "model.safetensors")
+            assert output_dir is not None
+            die_over(Path(output_dir) / "model.safetensors")
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
