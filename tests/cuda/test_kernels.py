@@ -15,13 +15,19 @@ from tests.operator_cases import EMBEDDING, GATE, STATISTIC
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def assert_feedback(logits: Tensor, k: int, temperature: float = 1.0, ban: tuple[int, ...] = ()) -> None:
-    found, oracle = soft_mask.feedback(logits, k, temperature, ban), reference.feedback(logits.double(), k, temperature, ban)
+def assert_feedback(
+    logits: Tensor, k: int, temperature: float = 1.0, ban: tuple[int, ...] = (), oracle: soft_mask.Feedback | None = None
+) -> None:
+    found, oracle = soft_mask.feedback(logits, k, temperature, ban), oracle or oracle_of(logits, k, temperature, ban)
     assert torch.equal(found.ids, oracle.ids)
     for name in ("probs", "neg_entropy", "logsumexp"):
         torch.testing.assert_close(
             getattr(found, name).double(), getattr(oracle, name), rtol=1e-7, atol=STATISTIC[logits.dtype]
         )
+
+
+def oracle_of(logits: Tensor, k: int, temperature: float = 1.0, ban: tuple[int, ...] = ()) -> soft_mask.Feedback:
+    return reference.feedback(logits.double(), k, temperature, ban)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -56,8 +62,11 @@ def test_real_vocabularies(emulation: ModuleType, dtype: torch.dtype, vocab: int
         logits[..., vocab // 3] = 40.0
     elif kind == "half -inf":
         logits[..., ::2] = float("-inf")
+    logits = logits.to(dtype)
+    whole = oracle_of(logits, 64)
     for k in (1, 3, 8, 64):
-        assert_feedback(logits.to(dtype), k)
+        probs = whole.probs[..., :k] / whole.probs[..., :k].sum(-1, keepdim=True)  # of fewer: the same, renormalised
+        assert_feedback(logits, k, oracle=whole._replace(ids=whole.ids[..., :k], probs=probs))
 
 
 def test_bans_anywhere(emulation: ModuleType) -> None:
