@@ -48,10 +48,13 @@ def test_split_rows(emulation: ModuleType, rows: int, k: int) -> None:
     assert_feedback(logits.bfloat16(), k, 0.7, (0, 5, 1000, 59_999, 60_000))
 
 
+KINDS = ("normal", "sorted", "reversed", "equal", "peaked", "half -inf")
+
+
+# float16 differs from bfloat16 in how a number is unpacked alone: one kind of rows shows that
 @pytest.mark.thorough
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("vocab", [50_258, 126_464, 152_064])
-@pytest.mark.parametrize("kind", ["normal", "sorted", "reversed", "equal", "peaked", "half -inf"])
+@pytest.mark.parametrize(("dtype", "kind"), [*((d, kind) for d in FLOATS[:2] for kind in KINDS), (torch.float16, "normal")])
+@pytest.mark.parametrize("vocab", [50_258, 152_064])
 def test_real_vocabularies(emulation: ModuleType, dtype: torch.dtype, vocab: int, kind: str) -> None:
     logits = 2 * torch.randn(1, 36, vocab, generator=torch.Generator().manual_seed(1))
     if kind in ("sorted", "reversed"):
