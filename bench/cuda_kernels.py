@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -110,7 +109,7 @@ def for_large_k(kernel: str) -> bool:
     return kernel.startswith("summarise_kernel<") and kernel.endswith(", 2>")
 
 
-def records(lines: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+def records(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from bench.measure import record
 
     small = [line for line in lines if not for_large_k(line["kernel"])]
@@ -118,7 +117,6 @@ def records(lines: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]
         record("spilled bytes, all kernels", sum(line["spill_bytes"] for line in lines), "bytes", bar="<= 0"),
         record("local memory, kernels for k <= 32", sum(line["local_bytes"] for line in small), "bytes", bar="<= 0"),
         record("kernels, over all architectures", len(lines), ""),
-        record("compiling them by this command", seconds, "s"),
     ]
 
 
@@ -148,14 +146,13 @@ def main() -> int:
         raise SystemExit("no nvcc here (looked at CUDACXX, CUDA_HOME, PATH)")
     archs = ["90"] if arguments.quick else arguments.archs
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         jobs = [pool.submit(compile_one, nvcc, source, arch, Path(folder)) for source, arch in product(sources, archs)]
         lines = [line for job in jobs for line in job.result()]
     from bench import measure
 
     print(table(lines))
-    found = records(lines, time.monotonic() - began)
+    found = records(lines)
     measure.report(found, None)
     release = re.search(r"release [\d.]+, V[\d.]+", run(nvcc, "--version"))
     about = {"nvcc": release[0] if release else "", "archs": archs}

@@ -45,10 +45,10 @@ def test_resident_warps(threads: int, registers: int, shared: int, arch: str, wa
 def test_a_spill_or_local_memory_breaks_the_bar() -> None:
     line = {"kernel": "summarise_kernel<float, 1>", "spill_bytes": 0, "local_bytes": 0}
     many = {**line, "kernel": "summarise_kernel<float, 2>", "local_bytes": 8}  # k > 32 may
-    spills, local, *_ = cuda_kernels.records([line, many], 1.0)
+    spills, local, *_ = cuda_kernels.records([line, many])
     assert spills["holds"] and local["holds"]
-    assert not cuda_kernels.records([{**line, "spill_bytes": 4}], 1.0)[0]["holds"]
-    assert not cuda_kernels.records([{**line, "local_bytes": 8}], 1.0)[1]["holds"]
+    assert not cuda_kernels.records([{**line, "spill_bytes": 4}])[0]["holds"]
+    assert not cuda_kernels.records([{**line, "local_bytes": 8}])[1]["holds"]
 
 
 @pytest.mark.thorough
