@@ -20,7 +20,7 @@ def test_opcheck(dtype: torch.dtype, shift: int) -> None:
     ops = torch.ops.soft_mask
     gate = torch.tensor([0.7, 1.3, -2.5], requires_grad=True)
     temperature = torch.tensor(0.8, dtype=torch.float64)
-    where = torch.rand(c.input_ids.shape) < 0.5
+    where = torch.rand(c.input_ids.shape, generator=torch.Generator().manual_seed(0)) < 0.5
     table = c.embedding.requires_grad_()
     ids, probs, neg_entropy, logsumexp = ops.feedback(c.logits, 3, None, [], True)
     probs.requires_grad_()
