@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 
 class JobError(Exception):
@@ -31,6 +31,44 @@ class Job(Protocol):
         ...
 
     def start(self) -> subprocess.Popen[str]: ...
+
+
+class KeptJob:
+    """A job whose result is ``NAME.json`` in ``folder``, with the hash of the settings it was made with."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def hash(self) -> str:
+        """Of all settings."""
+        raise NotImplementedError
+
+    @property
+    def result_file(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of an earlier run with the very same settings, or None."""
+        try:
+            result = json.loads(self.result_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if isinstance(result, dict) and result.get("hash") == self.hash else None
+
+    def spawn(self, module: str, **job: Any) -> subprocess.Popen[str]:
+        """``python -m module`` with this job's file: what is given, where the result goes, and the hash."""
+        job_file = self.folder / f"{self.name}.job"
+        about = {**job, "result": str(self.result_file.resolve()), "hash": self.hash}
+        job_file.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        return spawn(module, job_file, self.log_file)
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -62,6 +100,36 @@ def spawn(module: str, job_file: Path, log_file: Path) -> subprocess.Popen[str]:
             env={**os.environ, **one_thread, "TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children in order
         )
+
+
+class Reporter:
+    """A job's events for the parent, one JSON object a line: {"stage", "done", "of", ...}, and at times {"frames"}."""
+
+    def __init__(self, stream: TextIO | None, total: int) -> None:
+        self.stream = stream
+        self.total = total
+        self.finished = 0  # updates of the stages before this one
+
+    def __call__(self, **event: Any) -> None:
+        if self.stream is not None:
+            print(json.dumps(event), file=self.stream, flush=True)
+
+    def update(self, stage: str, step: int, **facts: Any) -> None:
+        self(stage=stage, done=self.finished + step, of=self.total, **facts)
+
+
+def own_events() -> TextIO:
+    """In a job: standard output for its events alone; whatever libraries print becomes standard error."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+def write_whole(file: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    unfinished = file.with_suffix(".partial")
+    unfinished.write_text(json.dumps(result), encoding="utf-8")
+    unfinished.replace(file)
 
 
 def run_jobs(jobs: Sequence[AnyJob], workers: int, screen: Screen[AnyJob]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ code; and beside them the soft mask, in full precision and as the reference's ``
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from soft_mask.models.checkpoint import read_safetensors
+from soft_mask.models.checkpoint import read_object, read_safetensors
 from soft_mask.models.soft_mask_files import TRANSPARENCY, write_transparency
 from soft_mask.module import SoftMask
 
@@ -199,13 +198,7 @@ def read_adapter_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / ADAPTER_CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"no {ADAPTER_CONFIG} in {os.fspath(folder)!r}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{os.fspath(path)!r} must hold a JSON object, got {type(values).__name__}")
-    return values
+    return read_object(path)
 
 
 def _peft(model: Any) -> Any:

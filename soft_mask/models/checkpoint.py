@@ -10,10 +10,34 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["load_strict", "read_config", "read_safetensors", "write_checkpoint", "write_config"]
+__all__ = ["load_strict", "read_config", "read_json", "read_object", "read_safetensors", "write_checkpoint", "write_config"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, or no object.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{os.fspath(path)!r} must hold a JSON object, got {type(values).__name__}")
+    return values
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -26,13 +50,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"no {CONFIG} in {os.fspath(folder)!r}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{os.fspath(path)!r} must hold a JSON object, got {type(values).__name__}")
-    return values
+    return read_object(path)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from soft_mask.models.checkpoint import read_config, write_config
+from soft_mask.models.checkpoint import read_config, read_object, write_config
 from soft_mask.models.host_guards import check_files, check_host, check_report, default_frequencies
 
 __all__ = ["HostedModel"]
@@ -215,7 +215,8 @@ class HostedModel(nn.Module):
         from soft_mask.models.tokenizer import agreed_mask_id
 
         values = read_config(folder)
-        generation = _read_json(Path(folder) / GENERATION)
+        path = Path(folder) / GENERATION
+        generation = read_object(path) if path.is_file() else {}
         mask = agreed_mask_id(folder, values, generation, mask_token_id)
         config = cls.config_class.from_dict({**values, "mask_token_id": mask})
         own = cls.host_config(config)
@@ -245,16 +246,3 @@ class HostedModel(nn.Module):
             generation_config=GenerationConfig(),  # the folder's own is of diffusion, and would be complained about
             **options,
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object of a JSON file that need not be there."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{os.fspath(path)!r} must hold a JSON object, got {type(values).__name__}")
-    return values

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from soft_mask.config import SoftMaskConfig
+from soft_mask.models.checkpoint import read_json
 from soft_mask.module import SoftMask
 
 __all__ = ["TRANSPARENCY", "fixed_gate", "from_reference", "read_transparency", "write_transparency"]
@@ -28,10 +29,7 @@ def read_transparency(path: Path, mask_token_id: int, ban: tuple[int, ...] | Non
         ValueError: no such JSON, a field is missing or out of range, or another variant than the paper's top-k mixture.
     """
     where = os.fspath(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{where!r} is not valid JSON: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict) or "transparency_alg" not in values:
         raise ValueError(f"{where!r} is no transparency_config.json: it has no transparency_alg")
     alg = values["transparency_alg"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from soft_mask.data.tokenizer import ByteTokenizer, load_tokenizer
+from soft_mask.models.checkpoint import read_json
 
 __all__ = ["agreed_mask_id", "dream_tokenizer", "load_tokenizer", "mdlm_tokenizer", "model_tokenizer"]
 
@@ -138,8 +138,5 @@ def _mask_of_files(folder: Path) -> int | None:
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} is not valid JSON: {error}") from None
+    values = read_json(path)
     return values if isinstance(values, dict) else {}

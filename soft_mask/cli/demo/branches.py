@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +24,12 @@ from soft_mask.diffusion import Denoiser
 from soft_mask.evaluation import nelbo
 from soft_mask.models import MDLM, MDLMConfig
 
+from ..jobs import Reporter, own_events, write_whole
 from .settings import Act
 from .tasks import Task, make_task
 
 TEST_SEED = 1234  # of the test masks: the same for every branch
 WARMUP = 50
-
-
-class Reporter:
-    """Events for the parent, one JSON object a line: {"stage", "done", "of", ...}, and at times {"frames"}."""
-
-    def __init__(self, stream: TextIO | None, total: int) -> None:
-        self.stream = stream
-        self.total = total
-        self.finished = 0  # updates of the stages before this one
-
-    def __call__(self, **event: Any) -> None:
-        if self.stream is not None:
-            print(json.dumps(event), file=self.stream, flush=True)
-
-    def update(self, stage: str, step: int, **facts: Any) -> None:
-        self(stage=stage, done=self.finished + step, of=self.total, **facts)
 
 
 def run(act: Act, seed: int, text: Path | None = None, report: Reporter | None = None, scratch: str = ".") -> dict[str, Any]:
@@ -222,9 +207,7 @@ def trace(model: MDLM, gate: SoftMask | None, task: Task, act: Act, seed: int, l
 
 def main(job_file: str) -> None:
     """The process's body; see the module's text."""
-    # Whatever libraries print must not mix with the events: standard output becomes standard error for them.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    events = own_events()
     torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
@@ -234,9 +217,7 @@ def main(job_file: str) -> None:
     try:
         result = run(act, job["seed"], text, Reporter(events, act.total_updates()), scratch=str(result_file.parent))
         result["hash"] = job["hash"]
-        partial = result_file.with_suffix(".partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.replace(result_file)
+        write_whole(result_file, result)
         Reporter(events, 0)(finished=True)
     except BrokenPipeError:
         # the parent is gone: nobody is waiting

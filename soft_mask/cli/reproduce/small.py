@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -11,16 +10,16 @@ from typing import Any
 
 from soft_mask.evaluation.record import environment, write_record
 
-from ..jobs import run_jobs, spawn, usable_cpus
+from ..jobs import KeptJob, run_jobs, usable_cpus
 from .corpora import Source, find_sources
 from .settings import CHARACTERS, SAMPLERS, TOKENS, Study, settings_hash
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(KeptJob):
     study: Study
     seed: int
-    parts: Path
+    folder: Path  # of parts
     source: Source
     data: str  # the source's fingerprint
 
@@ -32,35 +31,15 @@ class Job:
     def hash(self) -> str:
         return settings_hash(self.study, self.seed, self.data)
 
-    @property
-    def result_file(self) -> Path:
-        return self.parts / f"{self.name}.json"
-
-    @property
-    def log_file(self) -> Path:
-        return self.parts / f"{self.name}.log"
-
-    def finished(self) -> dict[str, Any] | None:
-        """The result of an earlier run with the very same settings, or None."""
-        try:
-            result = json.loads(self.result_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return result if isinstance(result, dict) and result.get("hash") == self.hash else None
-
     def start(self) -> subprocess.Popen[str]:
-        job_file = self.parts / f"{self.name}.job"
-        job = {
-            "study": asdict(self.study),
-            "seed": self.seed,
-            "text": str(self.source.text.resolve()) if self.source.text else "",
-            "tokenizer": str(self.source.tokenizer.resolve()) if self.source.tokenizer else "",
-            "folder": str((self.parts / self.name).resolve()),
-            "result": str(self.result_file.resolve()),
-            "hash": self.hash,
-        }
-        job_file.write_text(json.dumps(job, indent=1), encoding="utf-8")
-        return spawn("soft_mask.cli.reproduce.stages", job_file, self.log_file)
+        return self.spawn(
+            "soft_mask.cli.reproduce.stages",
+            study=asdict(self.study),
+            seed=self.seed,
+            text=str(self.source.text.resolve()) if self.source.text else "",
+            tokenizer=str(self.source.tokenizer.resolve()) if self.source.tokenizer else "",
+            folder=str((self.folder / self.name).resolve()),
+        )
 
 
 def run_small(

@@ -28,7 +28,7 @@ from soft_mask.evaluation import nelbo
 from soft_mask.models import MDLM, MDLMConfig
 from soft_mask.sampling import generate_semi_autoregressive
 
-from ..demo.branches import Reporter
+from ..jobs import Reporter, own_events, write_whole
 from .corpora import Corpus, HeldOut, Source
 from .settings import SAMPLED, SAMPLERS, Study
 
@@ -62,9 +62,7 @@ class Stages:
         except (OSError, ValueError):
             pass
         result = make()
-        unfinished = file.with_suffix(".partial")
-        unfinished.write_text(json.dumps(result), encoding="utf-8")
-        unfinished.replace(file)
+        write_whole(file, result)
         return result
 
     def run(self) -> dict[str, Any]:
@@ -251,9 +249,7 @@ class Stages:
 
 def main(job_file: str) -> None:
     """The process's body; see the module's text."""
-    # Whatever libraries print must not mix with the events: standard output becomes standard error for them.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    events = own_events()
     torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
@@ -264,10 +260,7 @@ def main(job_file: str) -> None:
         source = Source(*(Path(job[name]) if job[name] else None for name in ("text", "tokenizer")))
         stages = Stages(study, job["seed"], Corpus(source, study.length), Path(job["folder"]), job["hash"], report)
         result = stages.run() | {"hash": job["hash"]}
-        file = Path(job["result"])
-        unfinished = file.with_suffix(".partial")
-        unfinished.write_text(json.dumps(result), encoding="utf-8")
-        unfinished.replace(file)
+        write_whole(Path(job["result"]), result)
         Reporter(events, 0)(finished=True)
     except BrokenPipeError:
         os._exit(1)  # the parent is gone: nobody is waiting
