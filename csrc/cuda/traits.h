@@ -6,7 +6,11 @@ namespace soft_mask::cuda {
 constexpr int kWarp = 32;
 constexpr int kVectorBytes = 16;     // of one load
 constexpr int kSectorBytes = 32;     // of memory; a warp's loads start at a multiple of kLineBytes, so that no sector is read twice
+#if defined(SOFT_MASK_EMULATION)
+constexpr int kLineBytes = 64;       // what torch aligns a CPU tensor to: no sum's order depends on where one lies
+#else
 constexpr int kLineBytes = 128;
+#endif
 
 // Reading rows of logits: a warp takes a chunk of kUnroll * kWarp vectors at a time, all its loads in flight together.
 constexpr int kUnroll = 4;
